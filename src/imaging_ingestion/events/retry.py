@@ -1,0 +1,31 @@
+"""When to try a failed delivery again: a pure decision (exponential backoff with jitter)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Delays double from `first` to `longest` seconds; after `attempts` tries it is a dead letter.
+
+    The defaults try for about three days, so that a target may be away over a weekend.
+    """
+
+    first: float = 1.0
+    longest: float = 900.0
+    attempts: int = 300
+    jitter: float = 0.1  # share of the delay that varies
+
+    def delay(self, attempt: int, *, random: float, retry_after: float | None = None) -> float | None:
+        """Seconds until the next try after `attempt` (from 1) failed; None to give up.
+
+        `random` is a number in [0, 1); `retry_after` is the target's own wish in seconds, honoured
+        up to `longest`.
+        """
+        if attempt >= self.attempts:
+            return None
+        delay = min(self.first * 2.0 ** min(attempt - 1, 62), self.longest)
+        if retry_after is not None:
+            delay = max(delay, min(retry_after, self.longest))
+        return delay * (1 + self.jitter * (2 * random - 1))

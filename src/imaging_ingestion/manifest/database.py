@@ -1,0 +1,201 @@
+"""One way to run a transaction on SQLite and on PostgreSQL.
+
+Everything the manifest asks or changes is a plain function `fn(connection, *args)` over a
+SQLAlchemy Core `Connection`: it reads from top to bottom, and runs unchanged on both databases.
+`Database.read` and `Database.write` run it in one transaction without blocking the event loop:
+
+- PostgreSQL: on asyncpg, through SQLAlchemy's greenlet bridge.
+- SQLite: in a thread. One thread owns the only connection that writes, so that a whole batch costs
+  one hop and writers of one process never wait for the file lock; a few more threads read. (An
+  async driver would hop at every statement; see docs/decisions/sqlite-threads.md.)
+
+SQLite runs in WAL mode with synchronous=FULL: a committed transaction survives a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Attempts of one write before a serialization failure or deadlock reaches the caller.
+WRITE_ATTEMPTS = 5
+SQLITE_READERS = 4
+SQLITE_BUSY_TIMEOUT_MS = 30_000
+
+_SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    f"PRAGMA busy_timeout={SQLITE_BUSY_TIMEOUT_MS}",
+    "PRAGMA cache_size=-16384",
+    "PRAGMA wal_autocheckpoint=4000",
+    "PRAGMA temp_store=MEMORY",
+)
+#: PostgreSQL: serialization_failure, deadlock_detected, unique_violation (a concurrent insert of
+#: the same row: the second attempt finds it).
+_RETRIED_SQLSTATES = {"40001", "40P01", "23505"}
+
+
+class Database(Protocol):
+    """Where the manifest lives."""
+
+    @property
+    def dialect(self) -> str:
+        """"sqlite" or "postgresql"."""
+
+    async def read(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `fn(connection, ...)` in a transaction that only reads."""
+
+    async def write(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `fn(connection, ...)` in one transaction, durable when this returns.
+
+        `fn` may run more than once (after a deadlock, say), each time on a clean transaction.
+        """
+
+    async def close(self) -> None:
+        """Release connections and threads."""
+
+
+class SqliteDatabase:
+    """A manifest in one SQLite file."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        url = URL.create("sqlite+pysqlite", database=str(path))
+        self._writer_engine = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
+        self._reader_engine = _sqlite_engine(url, pool_size=SQLITE_READERS, begin="BEGIN")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="manifest-write")
+        self._readers = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="manifest-read")
+
+    async def read(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """See `Database.read`."""
+
+        def run() -> T:
+            with self._reader_engine.connect() as connection:
+                return fn(connection, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    async def write(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """See `Database.write`."""
+
+        def run() -> T:
+            with self._writer_engine.begin() as connection:
+                return fn(connection, *args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, run)
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._reader_engine.dispose()
+        self._writer_engine.dispose()
+
+
+class PostgresDatabase:
+    """A manifest in a PostgreSQL database."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: URL, *, max_size: int = 16) -> None:
+        self._engine: AsyncEngine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"),
+            pool_size=max_size,
+            max_overflow=0,
+            pool_pre_ping=True,
+        )
+
+    async def read(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """See `Database.read`."""
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(fn, *args, **kwargs)
+
+    async def write(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """See `Database.write`."""
+        for attempt in range(1, WRITE_ATTEMPTS + 1):
+            try:
+                async with self._engine.begin() as connection:
+                    return await connection.run_sync(fn, *args, **kwargs)
+            except DBAPIError as error:
+                if attempt == WRITE_ATTEMPTS or _sqlstate(error) not in _RETRIED_SQLSTATES:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        await self._engine.dispose()
+
+
+def open_database(url: str | URL, *, max_size: int = 16) -> SqliteDatabase | PostgresDatabase:
+    """The database at a SQLAlchemy URL (`sqlite:///path` or `postgresql://…`), not yet migrated.
+
+    Raises ValueError for any other kind of database.
+    """
+    parsed = sa.make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise ValueError("a SQLite manifest needs a file: sqlite:///path/to/manifest.db")
+        return SqliteDatabase(Path(parsed.database))
+    if backend == "postgresql":
+        return PostgresDatabase(parsed, max_size=max_size)
+    raise ValueError(f"unknown kind of database {backend!r}: sqlite or postgresql expected")
+
+
+def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": SQLITE_BUSY_TIMEOUT_MS / 1000},
+    )
+    first = threading.Lock()  # switching a new file to WAL must not race with itself
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        with first:
+            for pragma in _SQLITE_PRAGMAS:
+                connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)

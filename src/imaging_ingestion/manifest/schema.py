@@ -1,0 +1,236 @@
+"""The manifest's tables: what is in every space, what happened, and what is still owed.
+
+Times are microseconds since the Unix epoch (UTC) in BIGINT columns: they sort, they compare with
+one machine word, and both databases keep them alike. Text that is matched or sorted uses the "C"
+collation, so that prefix ranges and orders mean the same on SQLite and PostgreSQL.
+
+An instance is live while `deleted_at` is null. A tombstone (a row with `deleted_at`) stays as long
+as a revision still has to tell of the deletion. At most one live row exists per
+(space, SOP Instance UID); the partial unique index `instance_live_uid` says so.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+
+#: SQLite only autoincrements INTEGER PRIMARY KEY columns.
+Identity = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _text() -> TypeEngine[str]:
+    """Text compared byte by byte, in both databases."""
+    return Text().with_variant(Text(collation="C"), "postgresql")
+
+
+study = Table(
+    "study",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("space", _text(), nullable=False),
+    Column("study_instance_uid", _text(), nullable=False),
+    # Attributes of table 10.6.3-3, as received (UTF-8), empty and absent alike as NULL.
+    Column("study_date", _text()),  # DA, YYYYMMDD
+    Column("study_time", _text()),  # TM as received
+    Column("accession_number", _text()),
+    Column("referring_physician_name", _text()),
+    Column("patient_name", _text()),  # "Alphabetic=Ideographic=Phonetic"
+    Column("patient_id", _text()),
+    Column("issuer_of_patient_id", _text()),
+    Column("patient_birth_date", _text()),
+    Column("patient_sex", _text()),
+    Column("study_id", _text()),
+    Column("study_description", _text()),
+    Column("timezone_offset_from_utc", _text()),
+    # Case-folded alphabetic component group of the two person names, for matching (PS3.4 C.2.2.2).
+    Column("patient_name_folded", _text()),
+    Column("referring_physician_name_folded", _text()),
+    # Every study- and patient-level attribute as one DICOM JSON object (includefield, FHIR).
+    Column("attributes", Text, nullable=False, server_default="{}"),
+    # Live series and instances. Maintained by record.py in the transaction that changes them.
+    Column("number_of_series", Integer, nullable=False, server_default="0"),
+    Column("number_of_instances", Integer, nullable=False, server_default="0"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    # Revisions: the number last announced (NULL before the first, which is 0), and when the next
+    # is due (NULL when nothing changed since).
+    Column("revision", Integer),
+    Column("revision_due_at", BigInteger),
+    Index("study_uid", "space", "study_instance_uid", unique=True),
+    Index("study_by_date", "space", "study_date", "id"),
+    Index("study_by_patient_id", "space", "patient_id", "id"),
+    Index("study_by_accession", "space", "accession_number", "id"),
+    Index("study_by_patient_name", "space", "patient_name_folded", "id"),
+    Index(
+        "study_revision_due",
+        "revision_due_at",
+        postgresql_where=text("revision_due_at IS NOT NULL"),
+        sqlite_where=text("revision_due_at IS NOT NULL"),
+    ),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("study_pk", Identity, ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    Column("space", _text(), nullable=False),
+    Column("series_instance_uid", _text(), nullable=False),
+    Column("modality", _text()),
+    Column("series_number", _text()),  # IS as received: QIDO answers it, FHIR takes it if unsigned
+    Column("series_description", _text()),
+    Column("performed_procedure_step_start_date", _text()),
+    Column("performed_procedure_step_start_time", _text()),
+    Column("timezone_offset_from_utc", _text()),
+    # Every series-level attribute as one DICOM JSON object, sequences included.
+    Column("attributes", Text, nullable=False, server_default="{}"),
+    Column("provider", _text(), nullable=False, server_default=""),
+    Column("number_of_instances", Integer, nullable=False, server_default="0"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Index("series_uid", "study_pk", "series_instance_uid", unique=True),
+    Index("series_by_uid", "space", "series_instance_uid"),
+    Index("series_by_modality", "modality", "study_pk"),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("study_pk", Identity, ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    Column("series_pk", Identity, ForeignKey("series.id", ondelete="CASCADE"), nullable=False),
+    Column("space", _text(), nullable=False),
+    Column("sop_instance_uid", _text(), nullable=False),
+    Column("sop_class_uid", _text(), nullable=False),
+    Column("instance_number", _text()),  # IS as received
+    Column("rows", Integer),
+    Column("columns", Integer),
+    Column("bits_allocated", SmallInteger),
+    Column("number_of_frames", _text()),  # IS as received
+    Column("timezone_offset_from_utc", _text()),
+    Column("transfer_syntax_uid", _text(), nullable=False),
+    Column("provider", _text(), nullable=False, server_default=""),
+    Column("object_name", _text(), nullable=False),
+    Column("object_size", BigInteger, nullable=False),  # bytes
+    Column("sha256", LargeBinary(32), nullable=False),  # of the stored bytes
+    # Counts the contents this instance has had; the first is 1.
+    Column("version", Integer, nullable=False, server_default="1"),
+    # The content that the last revision told of; NULL if none has.
+    Column("announced_sha256", LargeBinary(32)),
+    Column("stored_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Index(
+        "instance_live_uid",
+        "space",
+        "sop_instance_uid",
+        unique=True,
+        postgresql_where=text("deleted_at IS NULL"),
+        sqlite_where=text("deleted_at IS NULL"),
+    ),
+    Index("instance_by_series", "series_pk", "id"),
+    Index("instance_by_study", "study_pk", "id"),
+)
+
+#: The whole data set but group 0002 and bulk values, as zstd-compressed DICOM JSON (PS3.18 F).
+#: Kept apart so that rows of `instance` stay narrow.
+instance_metadata = Table(
+    "instance_metadata",
+    metadata,
+    Column(
+        "instance_pk",
+        Identity,
+        ForeignKey("instance.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("json_zstd", LargeBinary, nullable=False),
+)
+
+#: What revision N of a study announced: the data of its StudyRevisionEvent.
+revision = Table(
+    "revision",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("study_pk", Identity, ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event_zstd", LargeBinary, nullable=False),  # StudyRevisionEvent as zstd JSON
+    Index("revision_number", "study_pk", "number", unique=True),
+)
+
+#: The one ordered log. `seq` grows with commit order as readers see it (see changes.py).
+change = Table(
+    "change",
+    metadata,
+    Column("seq", Identity, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", _text(), nullable=False),  # events.model.ChangeKind
+    Column("space", _text(), nullable=False),
+    Column("study_instance_uid", _text()),
+    Column("series_instance_uid", _text()),
+    Column("sop_instance_uid", _text()),
+    Column("provider", _text()),
+    Column("version", Integer),  # instance version (stored, replaced) or revision number (revised)
+    Column("binding", _text()),  # delivered, failed
+    Column("event_id", _text()),
+    Column("detail", Text),  # JSON, small: the answer of a target, the data of a published event
+    Column("traceparent", _text()),
+    # PostgreSQL only: the writing transaction, so that a reader never runs ahead of one that is
+    # still open (see changes.py). NULL on SQLite, where there is one writer.
+    Column("txid", BigInteger),
+    Index("change_by_study", "space", "study_instance_uid", "seq"),
+    sqlite_autoincrement=True,
+)
+
+#: How far each binding's fan-out has read the log.
+subscription = Table(
+    "subscription",
+    metadata,
+    Column("name", _text(), primary_key=True),
+    Column("position", BigInteger, nullable=False),  # last `change.seq` fanned out
+)
+
+#: The delivery ledger: event x binding. A row is claimed by moving `next_at` into the future.
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("binding", _text(), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # change.seq of the event
+    Column("state", _text(), nullable=False),  # pending, delivered, dead
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", BigInteger),  # NULL unless pending
+    Column("event_id", _text(), nullable=False),
+    Column("space", _text(), nullable=False),
+    Column("study_instance_uid", _text()),
+    Column("answer", Text),  # the target's last answer, shortened
+    Column("changed_at", BigInteger, nullable=False),
+    Index(
+        "delivery_due",
+        "binding",
+        "next_at",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index("delivery_by_state", "state", "binding", "seq"),
+)

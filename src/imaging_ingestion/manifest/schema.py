@@ -148,6 +148,14 @@ instance = Table(
         postgresql_where=text("deleted_at IS NULL"),
         sqlite_where=text("deleted_at IS NULL"),
     ),
+    # Few rows: where an instance that comes back finds its tombstones.
+    Index(
+        "instance_tombstone",
+        "space",
+        "sop_instance_uid",
+        postgresql_where=text("deleted_at IS NOT NULL"),
+        sqlite_where=text("deleted_at IS NOT NULL"),
+    ),
     Index("instance_by_series", "series_pk", "id"),
     Index("instance_by_study", "study_pk", "id"),
 )

@@ -1,0 +1,48 @@
+"""What the objects of a space are called.
+
+    3f/1.2.840.113619.2.1/1.2.840.113619.2.1.1/1.2.840.113619.2.1.1.7-90ab…-5c1d….dcm
+    |  study              series               SOP Instance UID       |     |
+    |                                            sha256 of the content     arrival
+    two digits of the study's SHA-1
+
+A person finds an object by its UIDs; the leading digits spread studies evenly over directories and
+over the partitions of an object store. The name tells the content, so that `check` and `rebuild`
+need no manifest. The last part is different for each arrival: an object's name is never used
+twice, so removing the object of an older arrival can never take away that of a newer one, whatever
+runs between them and in whichever process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+_UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
+_ARRIVAL = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
+#: Hexadecimal digits of the content's SHA-256 in the name.
+DIGEST_DIGITS = 16
+
+
+def new_arrival() -> str:
+    """64 random bits as hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+def object_name(study: str, series: str, sop: str, sha256: bytes, arrival: str) -> str:
+    """The name of an instance's object.
+
+    `study`, `series` and `sop` are UIDs that `dicom.uid.check_uid` has passed; `sha256` (32 bytes)
+    is the digest of the object; `arrival` tells this arrival from others (see `new_arrival`).
+    Raises ValueError if any of them could lead out of its place in the name.
+    """
+    for uid in (study, series, sop):
+        if _UID.fullmatch(uid) is None or uid in {".", ".."}:
+            raise ValueError(f"{uid!r} is not a UID: 1 to 64 digits and dots expected")
+    if len(sha256) != hashlib.sha256().digest_size:
+        raise ValueError(f"a SHA-256 digest has 32 bytes, not {len(sha256)}")
+    if _ARRIVAL.fullmatch(arrival) is None:
+        raise ValueError(f"{arrival!r} is not an arrival: 1 to 32 hexadecimal digits expected")
+    spread = hashlib.sha1(study.encode("ascii"), usedforsecurity=False).hexdigest()[:2]
+    digest = sha256.hex()[:DIGEST_DIGITS]
+    return f"{spread}/{study}/{series}/{sop}-{digest}-{arrival}.dcm"

@@ -127,6 +127,8 @@ class DatasetScanner:
     def finish(self) -> dict[int, bytes]:
         """The top-level elements as JSON text, ascending. Raises TruncatedError."""
         rest = b"".join((self._buffer, *self._more))
+        if not self._skip:  # what ends just here has not been closed yet
+            rest = rest[self._run(rest) :]
         if self._skip or len(self._stack) > 1 or rest.strip(b"\0"):
             raise TruncatedError("the stream ends in the middle of the data set")
         return _ascending(self._root)

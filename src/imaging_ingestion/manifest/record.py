@@ -1,0 +1,508 @@
+"""The transaction that records instances: rows, counts, due times and the log, all or nothing.
+
+A batch takes the same few statements however many instances it has. On PostgreSQL the rows of the
+studies are locked first, in the order of their UIDs, and everything below a study is changed only
+under that lock; so writers on one study wait for each other and no count is lost. (On SQLite there
+is one writer.) What is decided is in `plan`; here it is read and written.
+
+The attributes of a study or series are those of its instances, of which the latest that has a
+value wins: an attribute that is empty or absent in a later instance does not erase it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, RowMapping
+
+from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
+from imaging_ingestion.manifest import changes
+from imaging_ingestion.manifest.plan import InstanceRow, Place, Plan, plan, plan_deletion
+from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
+
+Values = dict[str, str | int | None]
+
+STUDY_COLUMNS = (
+    "study_date",
+    "study_time",
+    "accession_number",
+    "referring_physician_name",
+    "patient_name",
+    "patient_id",
+    "issuer_of_patient_id",
+    "patient_birth_date",
+    "patient_sex",
+    "study_id",
+    "study_description",
+    "timezone_offset_from_utc",
+    "patient_name_folded",
+    "referring_physician_name_folded",
+    "attributes",
+)
+SERIES_COLUMNS = (
+    "modality",
+    "series_number",
+    "series_description",
+    "performed_procedure_step_start_date",
+    "performed_procedure_step_start_time",
+    "timezone_offset_from_utc",
+    "attributes",
+    "provider",
+)
+INSTANCE_COLUMNS = (
+    "instance_number",
+    "rows",
+    "columns",
+    "bits_allocated",
+    "number_of_frames",
+    "timezone_offset_from_utc",
+)
+_CONTENT_COLUMNS = (
+    *INSTANCE_COLUMNS,
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "provider",
+    "object_name",
+    "object_size",
+    "sha256",
+    "version",
+    "stored_at",
+    "deleted_at",
+)
+
+_UIDS = sa.bindparam("uids", expanding=True)
+_SPACE = sa.bindparam("in_space")
+
+# study_uid
+_LOCK_STUDIES = (
+    sa.select(
+        study.c.id,
+        study.c.study_instance_uid,
+        study.c.number_of_series,
+        study.c.number_of_instances,
+        *(study.c[name] for name in STUDY_COLUMNS),
+    )
+    .where(study.c.space == _SPACE, study.c.study_instance_uid.in_(_UIDS))
+    .order_by(study.c.study_instance_uid)
+    .with_for_update(key_share=True)
+)
+_INSTANCES = (
+    sa.select(
+        instance.c.id,
+        study.c.study_instance_uid,
+        series.c.series_instance_uid,
+        instance.c.sop_instance_uid,
+        instance.c.sha256,
+        instance.c.object_name,
+        instance.c.version,
+        instance.c.provider,
+        instance.c.deleted_at,
+    )
+    .join(series, series.c.id == instance.c.series_pk)
+    .join(study, study.c.id == instance.c.study_pk)
+)
+_OF_UIDS = _INSTANCES.where(instance.c.space == _SPACE, instance.c.sop_instance_uid.in_(_UIDS))
+# instance_live_uid, instance_tombstone
+_KNOWN_INSTANCES = sa.union_all(
+    _OF_UIDS.where(instance.c.deleted_at.is_(None)),
+    _OF_UIDS.where(instance.c.deleted_at.is_not(None)),
+)
+# series_uid
+_SERIES = sa.select(
+    series.c.id,
+    series.c.study_pk,
+    series.c.series_instance_uid,
+    series.c.number_of_instances,
+    *(series.c[name] for name in SERIES_COLUMNS),
+).where(
+    series.c.study_pk.in_(sa.bindparam("studies", expanding=True)),
+    series.c.series_instance_uid.in_(_UIDS),
+)
+
+
+def _update(table: sa.Table, *columns: str) -> sa.Update:
+    """Set columns of one row by its primary key."""
+    values = {name: sa.bindparam(f"new_{name}") for name in columns}
+    return sa.update(table).where(next(iter(table.primary_key)) == sa.bindparam("pk")).values(values)
+
+
+_TOUCHED = ("number_of_instances", "changed_at")
+_STUDY_TOUCHED = (*_TOUCHED, "number_of_series", "revision_due_at")
+_TOUCH_STUDY = _update(study, *_STUDY_TOUCHED)
+_UPDATE_STUDY = _update(study, *_STUDY_TOUCHED, *STUDY_COLUMNS)
+_TOUCH_SERIES = _update(series, *_TOUCHED)
+_UPDATE_SERIES = _update(series, *_TOUCHED, *SERIES_COLUMNS)
+_END_INSTANCE = _update(instance, "deleted_at")
+_UPDATE_INSTANCE = _update(instance, *_CONTENT_COLUMNS)
+_UPDATE_METADATA = _update(instance_metadata, "json_zstd")
+_INSERT_SERIES = sa.insert(series).returning(
+    series.c.id, series.c.study_pk, series.c.series_instance_uid
+)
+_INSERT_INSTANCES = sa.insert(instance).returning(instance.c.id, instance.c.sop_instance_uid)
+_INSERT_METADATA = sa.insert(instance_metadata)
+_ADD_STUDIES = {
+    "sqlite": sqlite.insert(study).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(study).on_conflict_do_nothing(),
+}
+
+
+@dataclass(slots=True)
+class _Group:
+    """A study or series row under change."""
+
+    pk: int
+    number_of_instances: int
+    number_of_series: int  # of a study
+    found: Values
+    values: Values
+
+    @property
+    def changed(self) -> bool:
+        return self.values is not self.found
+
+
+def record_batch(
+    connection: Connection, batch: Sequence[StoredInstance], now: int, revisioning_delay_us: int
+) -> list[StoreOutcome]:
+    """Record instances whose objects are durable; the outcomes are in the order of the batch.
+
+    `now` is in microseconds since the epoch, `revisioning_delay_us` the microseconds of quiet
+    after which a study counts as settled. The instances of a batch take effect in their order.
+    Raises what SQLAlchemy raises.
+    """
+    outcomes: dict[int, StoreOutcome] = {}
+    for space in sorted({stored.space for stored in batch}):
+        numbers = [number for number, stored in enumerate(batch) if stored.space == space]
+        of_space = [batch[number] for number in numbers]
+        done = _record(connection, space, of_space, now, revisioning_delay_us)
+        outcomes.update(zip(numbers, done, strict=True))
+    return [outcomes[number] for number in range(len(batch))]
+
+
+def delete_instances(
+    connection: Connection,
+    space: str,
+    study_instance_uid: str,
+    series_instance_uid: str | None,
+    sop_instance_uid: str | None,
+    now: int,
+    revisioning_delay_us: int,
+) -> int:
+    """Make tombstones of a study's, a series' or one instance's live rows; how many.
+
+    Their objects stay. Arguments and errors as `record_batch`.
+    """
+    studies = _lock_studies(connection, space, {study_instance_uid})
+    if not studies:
+        return 0
+    wanted = _INSTANCES.where(
+        instance.c.study_pk == studies[study_instance_uid].pk, instance.c.deleted_at.is_(None)
+    ).order_by(instance.c.id)
+    if series_instance_uid is not None:
+        wanted = wanted.where(series.c.series_instance_uid == series_instance_uid)
+    if sop_instance_uid is not None:
+        wanted = wanted.where(instance.c.sop_instance_uid == sop_instance_uid)
+    decided = plan_deletion(map(_instance_row, connection.execute(wanted).mappings()))
+    _write(connection, space, decided, studies, now, revisioning_delay_us)
+    return len(decided.rows)
+
+
+def merged(found: Mapping[str, str | int | None], new: Values) -> Values:
+    """The values of a study or series after one more instance: the latest that is not empty."""
+    values = {name: new[name] if new[name] is not None else found[name] for name in new}
+    values["attributes"] = merged_attributes(str(found["attributes"]), str(new["attributes"]))
+    return values
+
+
+def merged_attributes(found: str, new: str) -> str:
+    """Two DICOM JSON objects (PS3.18 F.2) as one, attribute by attribute as `merged`."""
+    if new in {found, "{}"}:
+        return found
+    attributes = _DECODER.decode(found)
+    attributes.update(
+        (tag, element)
+        for tag, element in _DECODER.decode(new).items()
+        if tag not in attributes or len(bytes(element)) > _EMPTY_ELEMENT
+    )
+    return _ENCODER.encode(dict(sorted(attributes.items()))).decode()
+
+
+_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODER = msgspec.json.Encoder()
+_EMPTY_ELEMENT = len(b'{"vr":"LO"}')
+
+
+def _record(
+    connection: Connection, space: str, batch: Sequence[StoredInstance], now: int, delay: int
+) -> list[StoreOutcome]:
+    studies = _lock_studies(connection, space, {stored.study_instance_uid for stored in batch})
+    sop_instance_uids = {stored.sop_instance_uid for stored in batch}
+    known = _known_instances(connection, space, sop_instance_uids)
+    while elsewhere := {row.place.study_instance_uid for row in known} - studies.keys():
+        # A SOP Instance UID is known in a study that the batch does not name. That study may change
+        # as well, so it is locked and looked at again. (Two such moves in opposite directions may
+        # deadlock; the database ends one, and it is tried again.)
+        studies |= _lock_studies(connection, space, elsewhere)
+        known = _known_instances(connection, space, sop_instance_uids)
+    decided = plan(known, batch)
+    lacking = {place.study_instance_uid for place in decided.rows} - studies.keys()
+    if lacking:
+        rows = [
+            {"space": space, "study_instance_uid": uid, "created_at": now, "changed_at": now}
+            for uid in sorted(lacking)
+        ]
+        connection.execute(_ADD_STUDIES[connection.dialect.name], rows)
+        studies |= _lock_studies(connection, space, lacking)
+    _write(connection, space, decided, studies, now, delay)
+    return decided.outcomes
+
+
+def _lock_studies(connection: Connection, space: str, uids: Iterable[str]) -> dict[str, _Group]:
+    found = connection.execute(_LOCK_STUDIES, {"in_space": space, "uids": _padded(uids)})
+    return {
+        row["study_instance_uid"]: _group(row, STUDY_COLUMNS, row["number_of_series"])
+        for row in found.mappings()
+    }
+
+
+def _known_instances(connection: Connection, space: str, uids: Iterable[str]) -> list[InstanceRow]:
+    found = connection.execute(_KNOWN_INSTANCES, {"in_space": space, "uids": _padded(uids)})
+    return [_instance_row(row) for row in found.mappings()]
+
+
+def _write(
+    connection: Connection,
+    space: str,
+    decided: Plan,
+    studies: dict[str, _Group],
+    now: int,
+    delay: int,
+) -> None:
+    """Write what was decided. Every study of `decided` is in `studies`, locked."""
+    if not decided.rows:
+        return
+    all_series = _find_series(connection, space, decided, studies, now)
+    for stored in decided.accepted:
+        key = (stored.study_instance_uid, stored.series_instance_uid)
+        _merge(studies[stored.study_instance_uid], stored.study)
+        _merge(all_series[key], {**stored.series, "provider": stored.provider})
+    _count(decided, studies, all_series)
+    touched = {place.study_instance_uid for place in decided.rows}
+    due = {"new_changed_at": now, "new_revision_due_at": now + delay}
+    _update_groups(
+        connection, _TOUCH_STUDY, _UPDATE_STUDY, (studies[uid] for uid in sorted(touched)), due
+    )
+    _update_groups(
+        connection, _TOUCH_SERIES, _UPDATE_SERIES, all_series.values(), {"new_changed_at": now}
+    )
+    _write_instances(connection, space, decided, studies, all_series, now)
+    changes.append(
+        connection,
+        [
+            {
+                "at": now,
+                "kind": entry.kind,
+                "space": space,
+                "study_instance_uid": entry.place.study_instance_uid,
+                "series_instance_uid": entry.place.series_instance_uid,
+                "sop_instance_uid": entry.place.sop_instance_uid,
+                "provider": entry.provider,
+                "version": entry.version,
+                "traceparent": entry.traceparent,
+            }
+            for entry in decided.log
+        ],
+    )
+
+
+def _find_series(
+    connection: Connection, space: str, decided: Plan, studies: dict[str, _Group], now: int
+) -> dict[tuple[str, str], _Group]:
+    """The series of every row that changes, by (study UID, series UID); made if they are new."""
+    wanted = {place[:2]: None for place in decided.rows}
+    uid_of = {studies[uid].pk: uid for uid, _ in wanted}
+    found = connection.execute(
+        _SERIES, {"studies": _padded(uid_of), "uids": _padded(uid for _, uid in wanted)}
+    )
+    result = {
+        (uid_of[row["study_pk"]], row["series_instance_uid"]): _group(row, SERIES_COLUMNS)
+        for row in found.mappings()
+    }
+    lacking = [
+        {
+            "study_pk": studies[study_uid].pk,
+            "space": space,
+            "series_instance_uid": uid,
+            "created_at": now,
+            "changed_at": now,
+        }
+        for study_uid, uid in sorted(wanted.keys() - result.keys())
+    ]
+    if lacking:
+        for pk, study_pk, uid in connection.execute(_INSERT_SERIES, lacking):
+            nothing: Values = {**dict.fromkeys(SERIES_COLUMNS), "attributes": "{}", "provider": ""}
+            result[uid_of[study_pk], uid] = _Group(pk, 0, 0, nothing, nothing)
+    return {key: result[key] for key in sorted(wanted)}
+
+
+def _merge(group: _Group, new: Values) -> None:
+    if new != group.values:  # nearly always equal: one study's instances tell the same of it
+        values = merged(group.values, new)
+        if values != group.values:
+            group.values = values
+
+
+def _count(
+    decided: Plan, studies: dict[str, _Group], all_series: dict[tuple[str, str], _Group]
+) -> None:
+    for row in decided.rows.values():
+        delta = row.live - row.was_live
+        if delta:
+            of_study = studies[row.place.study_instance_uid]
+            of_series = all_series[row.place[:2]]
+            before = of_series.number_of_instances
+            of_study.number_of_instances += delta
+            of_series.number_of_instances += delta
+            of_study.number_of_series += (before + delta > 0) - (before > 0)
+
+
+def _update_groups(
+    connection: Connection,
+    touch: sa.Update,
+    update: sa.Update,
+    groups: Iterable[_Group],
+    common: dict[str, int],
+) -> None:
+    """Write counts and times of rows, and for those whose attributes changed, these too."""
+    touched, updated = [], []
+    for group in groups:
+        row: dict[str, object] = {
+            "pk": group.pk,
+            "new_number_of_instances": group.number_of_instances,
+            **common,
+        }
+        if touch is _TOUCH_STUDY:
+            row["new_number_of_series"] = group.number_of_series
+        if group.changed:
+            updated.append(row | {f"new_{name}": value for name, value in group.values.items()})
+        else:
+            touched.append(row)
+    if touched:
+        connection.execute(touch, touched)
+    if updated:
+        connection.execute(update, updated)
+
+
+def _write_instances(
+    connection: Connection,
+    space: str,
+    decided: Plan,
+    studies: dict[str, _Group],
+    all_series: dict[tuple[str, str], _Group],
+    now: int,
+) -> None:
+    rows = decided.rows.values()
+    # Tombstones first: at most one live row of a SOP Instance UID may be there at any time.
+    ended = [{"pk": row.pk, "new_deleted_at": now} for row in rows if row.pk and not row.live]
+    if ended:
+        connection.execute(_END_INSTANCE, ended)
+    updated = [row for row in rows if row.pk is not None and row.content is not None]
+    if updated:
+        connection.execute(
+            _UPDATE_INSTANCE,
+            [
+                {"pk": row.pk}
+                | {f"new_{name}": value for name, value in _content(row, now).items()}
+                for row in updated
+            ],
+        )
+        connection.execute(
+            _UPDATE_METADATA,
+            [
+                {"pk": row.pk, "new_json_zstd": row.content.metadata_zstd}
+                for row in updated
+                if row.content is not None
+            ],
+        )
+    # A SOP Instance UID that moved twice within the batch has several new rows: by its place in
+    # the row, not by its UID alone, each finds its metadata.
+    added = [row for row in rows if row.pk is None]
+    while added:
+        again: list[InstanceRow] = []
+        by_uid: dict[str, InstanceRow] = {}
+        for row in added:
+            if by_uid.setdefault(row.place.sop_instance_uid, row) is not row:
+                again.append(row)
+        inserted = connection.execute(
+            _INSERT_INSTANCES,
+            [
+                {
+                    "study_pk": studies[row.place.study_instance_uid].pk,
+                    "series_pk": all_series[row.place[:2]].pk,
+                    "space": space,
+                    "sop_instance_uid": row.place.sop_instance_uid,
+                    **_content(row, now),
+                }
+                for row in by_uid.values()
+            ],
+        )
+        connection.execute(
+            _INSERT_METADATA,
+            [
+                {"instance_pk": pk, "json_zstd": _stored(by_uid[uid]).metadata_zstd}
+                for pk, uid in inserted
+            ],
+        )
+        added = again
+
+
+def _content(row: InstanceRow, now: int) -> Values | dict[str, object]:
+    """The values of `_CONTENT_COLUMNS`."""
+    stored = _stored(row)
+    return {
+        **stored.instance,
+        "sop_class_uid": stored.sop_class_uid,
+        "transfer_syntax_uid": stored.transfer_syntax_uid,
+        "provider": stored.provider,
+        "object_name": stored.object_name,
+        "object_size": stored.object_size,
+        "sha256": stored.sha256,
+        "version": row.version,
+        "stored_at": now,
+        "deleted_at": None if row.live else now,
+    }
+
+
+def _stored(row: InstanceRow) -> StoredInstance:
+    if row.content is None:
+        raise ValueError("a row that is to be written has no content")
+    return row.content
+
+
+def _group(row: RowMapping, columns: Sequence[str], number_of_series: int = 0) -> _Group:
+    values: Values = {name: row[name] for name in columns}
+    return _Group(row["id"], row["number_of_instances"], number_of_series, values, values)
+
+
+def _instance_row(row: RowMapping) -> InstanceRow:
+    live = row["deleted_at"] is None
+    return InstanceRow(
+        Place(row["study_instance_uid"], row["series_instance_uid"], row["sop_instance_uid"]),
+        row["id"],
+        row["sha256"],
+        row["object_name"],
+        row["version"],
+        row["provider"],
+        live=live,
+        was_live=live,
+    )
+
+
+def _padded[T](values: Iterable[T]) -> list[T]:
+    """Sorted distinct values, the last repeated up to a power of two: few statements to prepare."""
+    distinct = sorted(set(values))
+    return distinct + distinct[-1:] * ((1 << (len(distinct) - 1).bit_length()) - len(distinct))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from imaging_ingestion.manifest import changes
 from imaging_ingestion.manifest.plan import InstanceRow, Place, Plan, plan, plan_deletion
 from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
 
+K = TypeVar("K", int, str)
 Values = dict[str, str | int | None]
 
 STUDY_COLUMNS = (
@@ -502,7 +504,7 @@ def _instance_row(row: RowMapping) -> InstanceRow:
     )
 
 
-def _padded[T](values: Iterable[T]) -> list[T]:
+def _padded(values: Iterable[K]) -> list[K]:
     """Sorted distinct values, the last repeated up to a power of two: few statements to prepare."""
     distinct = sorted(set(values))
     return distinct + distinct[-1:] * ((1 << (len(distinct) - 1).bit_length()) - len(distinct))

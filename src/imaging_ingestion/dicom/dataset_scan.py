@@ -133,6 +133,10 @@ class DatasetScanner:
             raise TruncatedError("the stream ends in the middle of the data set")
         return _ascending(self._root)
 
+    def elements(self) -> dict[int, bytes]:
+        """The top-level elements read so far as JSON text, ascending."""
+        return _ascending(self._root)
+
     def _run(self, buffer: bytes) -> int:
         """Read what is all there; how many bytes of the buffer are done with."""
         position = 0

@@ -8,10 +8,12 @@ Nothing of the bulk values is kept, so the memory is that of the attributes, wha
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from imaging_ingestion.dicom.dataset_scan import DatasetScanner, ScanLimits
 from imaging_ingestion.dicom.element_kind import LONG_FORM
 from imaging_ingestion.dicom.header import (
+    BulkRange,
     Header,
     HeaderTooLargeError,
     MalformedError,
@@ -62,6 +64,11 @@ class HeaderScanner:
         """Whether Pixel Data has been reached: the attributes before it are all there."""
         return self._dataset is not None and self._dataset.header_complete
 
+    def peek(self, tag: int) -> str | None:
+        """The text of a top-level element that has been scanned already, before `finish`."""
+        raw = self._dataset.raw.get(tag) if self._dataset is not None else None
+        return raw.decode("latin_1").strip(" \0") if raw else None
+
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; the caller may reuse them afterwards. Raises ScanError."""
         self._received += len(data)
@@ -80,6 +87,24 @@ class HeaderScanner:
             raise NotDicomError("the stream is empty" if not self._received else "no data set")
         if self._inflate is not None and not self._inflate.eof:
             raise TruncatedError("the deflated data set ends before its last block")
+        return self._header(dataset, dataset.finish())
+
+    @property
+    def bulk(self) -> Mapping[str, BulkRange]:
+        """The bulk values met so far."""
+        return self._dataset.bulk if self._dataset is not None else {}
+
+    def header_so_far(self) -> Header:
+        """The header as far as the stream has been fed, for whoever needs no more of it.
+
+        Once `header_complete`, it has every attribute before Pixel Data, and Pixel Data's place.
+        Raises NotDicomError if no data set has been reached yet.
+        """
+        if self._dataset is None:
+            raise NotDicomError("no data set")
+        return self._header(self._dataset, self._dataset.elements())
+
+    def _header(self, dataset: DatasetScanner, elements: Mapping[int, bytes]) -> Header:
         return Header(
             transfer_syntax_uid=self._transfer_syntax_uid,
             has_preamble=self._has_preamble,
@@ -87,7 +112,7 @@ class HeaderScanner:
             dataset_offset=self._dataset_offset,
             media_storage_sop_class_uid=self._meta.get(_MEDIA_STORAGE_SOP_CLASS_UID),
             media_storage_sop_instance_uid=self._meta.get(_MEDIA_STORAGE_SOP_INSTANCE_UID),
-            elements=dataset.finish(),
+            elements=elements,
             raw=dataset.raw,
             bulk=dataset.bulk,
             charset=dataset.charset,

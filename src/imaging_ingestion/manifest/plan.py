@@ -79,9 +79,7 @@ class Plan:
         row.provider, row.content, row.live = stored.provider, stored, True
         self.rows[row.place] = row
         self.accepted.append(stored)
-        self.log.append(
-            LogEntry(kind, row.place, row.version, stored.provider, stored.traceparent)
-        )
+        self.log.append(LogEntry(kind, row.place, row.version, stored.provider, stored.traceparent))
 
 
 def plan(known: Iterable[InstanceRow], batch: Sequence[StoredInstance]) -> Plan:
@@ -139,9 +137,7 @@ def _new_row(place: Place) -> InstanceRow:
     return InstanceRow(place, None, b"", "", 0, "", live=False, was_live=False)
 
 
-def _not_taken(
-    result: StoreResult, current: InstanceRow, stored: StoredInstance
-) -> StoreOutcome:
+def _not_taken(result: StoreResult, current: InstanceRow, stored: StoredInstance) -> StoreOutcome:
     """The answer to an instance whose own object nobody will need."""
     unneeded = stored.object_name != current.object_name
     return StoreOutcome(result, stored.object_name if unneeded else None)

@@ -5,56 +5,33 @@ studies are locked first, in the order of their UIDs, and everything below a stu
 under that lock; so writers on one study wait for each other and no count is lost. (On SQLite there
 is one writer.) What is decided is in `plan`; here it is read and written.
 
-The attributes of a study or series are those of its instances, of which the latest that has a
-value wins: an attribute that is empty or absent in a later instance does not erase it.
+The attributes of a study or series are those of its instances together (see `merge`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
 from imaging_ingestion.manifest import changes
-from imaging_ingestion.manifest.plan import InstanceRow, Place, Plan, plan, plan_deletion
+from imaging_ingestion.manifest.known import (
+    SERIES_COLUMNS,
+    STUDY_COLUMNS,
+    Group,
+    known_instances,
+    known_series,
+    live_instances,
+    lock_studies,
+)
+from imaging_ingestion.manifest.merge import Values, merged
+from imaging_ingestion.manifest.plan import InstanceRow, Plan, plan, plan_deletion
 from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
 
-K = TypeVar("K", int, str)
-Values = dict[str, str | int | None]
-
-STUDY_COLUMNS = (
-    "study_date",
-    "study_time",
-    "accession_number",
-    "referring_physician_name",
-    "patient_name",
-    "patient_id",
-    "issuer_of_patient_id",
-    "patient_birth_date",
-    "patient_sex",
-    "study_id",
-    "study_description",
-    "timezone_offset_from_utc",
-    "patient_name_folded",
-    "referring_physician_name_folded",
-    "attributes",
-)
-SERIES_COLUMNS = (
-    "modality",
-    "series_number",
-    "series_description",
-    "performed_procedure_step_start_date",
-    "performed_procedure_step_start_time",
-    "timezone_offset_from_utc",
-    "attributes",
-    "provider",
-)
 INSTANCE_COLUMNS = (
     "instance_number",
     "rows",
@@ -76,60 +53,15 @@ _CONTENT_COLUMNS = (
     "deleted_at",
 )
 
-_UIDS = sa.bindparam("uids", expanding=True)
-_SPACE = sa.bindparam("in_space")
-
-# study_uid
-_LOCK_STUDIES = (
-    sa.select(
-        study.c.id,
-        study.c.study_instance_uid,
-        study.c.number_of_series,
-        study.c.number_of_instances,
-        *(study.c[name] for name in STUDY_COLUMNS),
-    )
-    .where(study.c.space == _SPACE, study.c.study_instance_uid.in_(_UIDS))
-    .order_by(study.c.study_instance_uid)
-    .with_for_update(key_share=True)
-)
-_INSTANCES = (
-    sa.select(
-        instance.c.id,
-        study.c.study_instance_uid,
-        series.c.series_instance_uid,
-        instance.c.sop_instance_uid,
-        instance.c.sha256,
-        instance.c.object_name,
-        instance.c.version,
-        instance.c.provider,
-        instance.c.deleted_at,
-    )
-    .join(series, series.c.id == instance.c.series_pk)
-    .join(study, study.c.id == instance.c.study_pk)
-)
-_OF_UIDS = _INSTANCES.where(instance.c.space == _SPACE, instance.c.sop_instance_uid.in_(_UIDS))
-# instance_live_uid, instance_tombstone
-_KNOWN_INSTANCES = sa.union_all(
-    _OF_UIDS.where(instance.c.deleted_at.is_(None)),
-    _OF_UIDS.where(instance.c.deleted_at.is_not(None)),
-)
-# series_uid
-_SERIES = sa.select(
-    series.c.id,
-    series.c.study_pk,
-    series.c.series_instance_uid,
-    series.c.number_of_instances,
-    *(series.c[name] for name in SERIES_COLUMNS),
-).where(
-    series.c.study_pk.in_(sa.bindparam("studies", expanding=True)),
-    series.c.series_instance_uid.in_(_UIDS),
-)
-
 
 def _update(table: sa.Table, *columns: str) -> sa.Update:
     """Set columns of one row by its primary key."""
-    values = {name: sa.bindparam(f"new_{name}") for name in columns}
-    return sa.update(table).where(next(iter(table.primary_key)) == sa.bindparam("pk")).values(values)
+    values: dict[str, sa.BindParameter[Any]] = {
+        name: sa.bindparam(f"new_{name}") for name in columns
+    }
+    return (
+        sa.update(table).where(next(iter(table.primary_key)) == sa.bindparam("pk")).values(values)
+    )
 
 
 _TOUCHED = ("number_of_instances", "changed_at")
@@ -150,21 +82,6 @@ _ADD_STUDIES = {
     "sqlite": sqlite.insert(study).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(study).on_conflict_do_nothing(),
 }
-
-
-@dataclass(slots=True)
-class _Group:
-    """A study or series row under change."""
-
-    pk: int
-    number_of_instances: int
-    number_of_series: int  # of a study
-    found: Values
-    values: Values
-
-    @property
-    def changed(self) -> bool:
-        return self.values is not self.found
 
 
 def record_batch(
@@ -198,58 +115,29 @@ def delete_instances(
 
     Their objects stay. Arguments and errors as `record_batch`.
     """
-    studies = _lock_studies(connection, space, {study_instance_uid})
+    studies = lock_studies(connection, space, {study_instance_uid})
     if not studies:
         return 0
-    wanted = _INSTANCES.where(
-        instance.c.study_pk == studies[study_instance_uid].pk, instance.c.deleted_at.is_(None)
-    ).order_by(instance.c.id)
-    if series_instance_uid is not None:
-        wanted = wanted.where(series.c.series_instance_uid == series_instance_uid)
-    if sop_instance_uid is not None:
-        wanted = wanted.where(instance.c.sop_instance_uid == sop_instance_uid)
-    decided = plan_deletion(map(_instance_row, connection.execute(wanted).mappings()))
+    of_study = studies[study_instance_uid].pk
+    decided = plan_deletion(
+        live_instances(connection, of_study, series_instance_uid, sop_instance_uid)
+    )
     _write(connection, space, decided, studies, now, revisioning_delay_us)
     return len(decided.rows)
-
-
-def merged(found: Mapping[str, str | int | None], new: Values) -> Values:
-    """The values of a study or series after one more instance: the latest that is not empty."""
-    values = {name: new[name] if new[name] is not None else found[name] for name in new}
-    values["attributes"] = merged_attributes(str(found["attributes"]), str(new["attributes"]))
-    return values
-
-
-def merged_attributes(found: str, new: str) -> str:
-    """Two DICOM JSON objects (PS3.18 F.2) as one, attribute by attribute as `merged`."""
-    if new in {found, "{}"}:
-        return found
-    attributes = _DECODER.decode(found)
-    attributes.update(
-        (tag, element)
-        for tag, element in _DECODER.decode(new).items()
-        if tag not in attributes or len(bytes(element)) > _EMPTY_ELEMENT
-    )
-    return _ENCODER.encode(dict(sorted(attributes.items()))).decode()
-
-
-_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ENCODER = msgspec.json.Encoder()
-_EMPTY_ELEMENT = len(b'{"vr":"LO"}')
 
 
 def _record(
     connection: Connection, space: str, batch: Sequence[StoredInstance], now: int, delay: int
 ) -> list[StoreOutcome]:
-    studies = _lock_studies(connection, space, {stored.study_instance_uid for stored in batch})
+    studies = lock_studies(connection, space, {stored.study_instance_uid for stored in batch})
     sop_instance_uids = {stored.sop_instance_uid for stored in batch}
-    known = _known_instances(connection, space, sop_instance_uids)
+    known = known_instances(connection, space, sop_instance_uids)
     while elsewhere := {row.place.study_instance_uid for row in known} - studies.keys():
         # A SOP Instance UID is known in a study that the batch does not name. That study may change
         # as well, so it is locked and looked at again. (Two such moves in opposite directions may
         # deadlock; the database ends one, and it is tried again.)
-        studies |= _lock_studies(connection, space, elsewhere)
-        known = _known_instances(connection, space, sop_instance_uids)
+        studies |= lock_studies(connection, space, elsewhere)
+        known = known_instances(connection, space, sop_instance_uids)
     decided = plan(known, batch)
     lacking = {place.study_instance_uid for place in decided.rows} - studies.keys()
     if lacking:
@@ -258,29 +146,16 @@ def _record(
             for uid in sorted(lacking)
         ]
         connection.execute(_ADD_STUDIES[connection.dialect.name], rows)
-        studies |= _lock_studies(connection, space, lacking)
+        studies |= lock_studies(connection, space, lacking)
     _write(connection, space, decided, studies, now, delay)
     return decided.outcomes
-
-
-def _lock_studies(connection: Connection, space: str, uids: Iterable[str]) -> dict[str, _Group]:
-    found = connection.execute(_LOCK_STUDIES, {"in_space": space, "uids": _padded(uids)})
-    return {
-        row["study_instance_uid"]: _group(row, STUDY_COLUMNS, row["number_of_series"])
-        for row in found.mappings()
-    }
-
-
-def _known_instances(connection: Connection, space: str, uids: Iterable[str]) -> list[InstanceRow]:
-    found = connection.execute(_KNOWN_INSTANCES, {"in_space": space, "uids": _padded(uids)})
-    return [_instance_row(row) for row in found.mappings()]
 
 
 def _write(
     connection: Connection,
     space: str,
     decided: Plan,
-    studies: dict[str, _Group],
+    studies: dict[str, Group],
     now: int,
     delay: int,
 ) -> None:
@@ -322,18 +197,12 @@ def _write(
 
 
 def _find_series(
-    connection: Connection, space: str, decided: Plan, studies: dict[str, _Group], now: int
-) -> dict[tuple[str, str], _Group]:
+    connection: Connection, space: str, decided: Plan, studies: dict[str, Group], now: int
+) -> dict[tuple[str, str], Group]:
     """The series of every row that changes, by (study UID, series UID); made if they are new."""
     wanted = {place[:2]: None for place in decided.rows}
     uid_of = {studies[uid].pk: uid for uid, _ in wanted}
-    found = connection.execute(
-        _SERIES, {"studies": _padded(uid_of), "uids": _padded(uid for _, uid in wanted)}
-    )
-    result = {
-        (uid_of[row["study_pk"]], row["series_instance_uid"]): _group(row, SERIES_COLUMNS)
-        for row in found.mappings()
-    }
+    result = known_series(connection, uid_of, (uid for _, uid in wanted))
     lacking = [
         {
             "study_pk": studies[study_uid].pk,
@@ -347,11 +216,11 @@ def _find_series(
     if lacking:
         for pk, study_pk, uid in connection.execute(_INSERT_SERIES, lacking):
             nothing: Values = {**dict.fromkeys(SERIES_COLUMNS), "attributes": "{}", "provider": ""}
-            result[uid_of[study_pk], uid] = _Group(pk, 0, 0, nothing, nothing)
+            result[uid_of[study_pk], uid] = Group(pk, 0, 0, nothing, nothing)
     return {key: result[key] for key in sorted(wanted)}
 
 
-def _merge(group: _Group, new: Values) -> None:
+def _merge(group: Group, new: Values) -> None:
     if new != group.values:  # nearly always equal: one study's instances tell the same of it
         values = merged(group.values, new)
         if values != group.values:
@@ -359,7 +228,7 @@ def _merge(group: _Group, new: Values) -> None:
 
 
 def _count(
-    decided: Plan, studies: dict[str, _Group], all_series: dict[tuple[str, str], _Group]
+    decided: Plan, studies: dict[str, Group], all_series: dict[tuple[str, str], Group]
 ) -> None:
     for row in decided.rows.values():
         delta = row.live - row.was_live
@@ -376,7 +245,7 @@ def _update_groups(
     connection: Connection,
     touch: sa.Update,
     update: sa.Update,
-    groups: Iterable[_Group],
+    groups: Iterable[Group],
     common: dict[str, int],
 ) -> None:
     """Write counts and times of rows, and for those whose attributes changed, these too."""
@@ -403,8 +272,8 @@ def _write_instances(
     connection: Connection,
     space: str,
     decided: Plan,
-    studies: dict[str, _Group],
-    all_series: dict[tuple[str, str], _Group],
+    studies: dict[str, Group],
+    all_series: dict[tuple[str, str], Group],
     now: int,
 ) -> None:
     rows = decided.rows.values()
@@ -462,11 +331,11 @@ def _write_instances(
         added = again
 
 
-def _content(row: InstanceRow, now: int) -> Values | dict[str, object]:
+def _content(row: InstanceRow, now: int) -> dict[str, object]:
     """The values of `_CONTENT_COLUMNS`."""
     stored = _stored(row)
     return {
-        **stored.instance,
+        **{name: stored.instance.get(name) for name in INSTANCE_COLUMNS},
         "sop_class_uid": stored.sop_class_uid,
         "transfer_syntax_uid": stored.transfer_syntax_uid,
         "provider": stored.provider,
@@ -483,28 +352,3 @@ def _stored(row: InstanceRow) -> StoredInstance:
     if row.content is None:
         raise ValueError("a row that is to be written has no content")
     return row.content
-
-
-def _group(row: RowMapping, columns: Sequence[str], number_of_series: int = 0) -> _Group:
-    values: Values = {name: row[name] for name in columns}
-    return _Group(row["id"], row["number_of_instances"], number_of_series, values, values)
-
-
-def _instance_row(row: RowMapping) -> InstanceRow:
-    live = row["deleted_at"] is None
-    return InstanceRow(
-        Place(row["study_instance_uid"], row["series_instance_uid"], row["sop_instance_uid"]),
-        row["id"],
-        row["sha256"],
-        row["object_name"],
-        row["version"],
-        row["provider"],
-        live=live,
-        was_live=live,
-    )
-
-
-def _padded(values: Iterable[K]) -> list[K]:
-    """Sorted distinct values, the last repeated up to a power of two: few statements to prepare."""
-    distinct = sorted(set(values))
-    return distinct + distinct[-1:] * ((1 << (len(distinct) - 1).bit_length()) - len(distinct))

@@ -1,0 +1,341 @@
+"""Taking in one instance while it streams, and making it durable with whatever else arrives.
+
+    receive ─ write ─ write ─ … ─ finish ─┬─ scan and check
+                                          ├─ seal      the object's bytes are durable
+                                          ├─ publish   it has its name     (shared by many)
+                                          ├─ accept    it is recorded      (shared by many)
+                                          └─ delete    what it replaced, if anything
+
+`finish` returns only when all of it is durable: that is the acknowledgement. Until `publish`
+nothing is visible, and until `accept` nothing refers to the object.
+
+Memory: a reception holds its header while it is being scanned, and shares the space's buffers with
+all others (`storage.directory.GATHERED`). Headers are small, so any number may be under way; those
+that turn out larger than `LARGE_HEADER` go on only `LARGE_HEADERS` at a time, the others' senders
+wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+import zstandard
+
+from imaging_ingestion.brokers.group_commit import Groups, NotAcceptedError
+from imaging_ingestion.dicom import failure_reason as reasons
+from imaging_ingestion.dicom.header import Header, HeaderTooLargeError, ScanError
+from imaging_ingestion.dicom.scan import HeaderScanner, ScanLimits
+from imaging_ingestion.events.broker import Broker
+from imaging_ingestion.events.stored import (
+    ConflictPolicy,
+    StoredInstance,
+    StoreOutcome,
+    StoreResult,
+)
+from imaging_ingestion.intake.identity import Identity, identify
+from imaging_ingestion.intake.refusal import IntakeRefused
+from imaging_ingestion.manifest.attributes import columns_of
+from imaging_ingestion.storage.object_name import new_arrival, object_name
+from imaging_ingestion.storage.space import ObjectWriter, SealedObject, Space, SpaceFullError
+
+log = structlog.get_logger(__name__)
+
+COMPRESSION_LEVEL = 1
+LARGE_HEADER = 1 << 20  # bytes
+LARGE_HEADERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """The acknowledgement: the instance is durable, recorded and announced."""
+
+    result: StoreResult
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """How a space takes instances in."""
+
+    conflict_policy: ConflictPolicy = ConflictPolicy.REPLACE
+    scan_limits: ScanLimits = field(default_factory=ScanLimits)
+
+
+class Intake:
+    """Takes instances into one space."""
+
+    def __init__(
+        self, space: Space, broker: Broker, settings: IntakeSettings | None = None
+    ) -> None:
+        self.settings = settings or IntakeSettings()
+        self.large_headers = asyncio.Semaphore(LARGE_HEADERS)
+        self._space = space
+        self._broker = broker
+        self._publishing: Groups[tuple[SealedObject, str], None] = Groups(
+            self._publish_group, hopeless=lambda _error: False
+        )
+        self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        self._storing: set[asyncio.Task[StoreOutcome]] = set()
+
+    def receive(
+        self,
+        *,
+        source: str,
+        provider: str,
+        study_instance_uid: str | None = None,
+        traceparent: str | None = None,
+    ) -> Reception:
+        """Begin to take in one instance.
+
+        `source` tells the log who sent it (an address, an AE title); `provider` is recorded with
+        it. With `study_instance_uid` an instance of another study is refused.
+        """
+        return Reception(
+            self, self._space.writer(), source, provider, study_instance_uid, traceparent
+        )
+
+    async def close(self) -> None:
+        """Wait for what is being stored. Begin nothing afterwards."""
+        while self._storing:
+            await asyncio.wait(self._storing)
+        await self._publishing.stop()
+
+    async def store(
+        self,
+        writer: ObjectWriter,
+        header: Header,
+        identity: Identity,
+        provider: str,
+        traceparent: str | None,
+    ) -> StoreOutcome:
+        """Make an instance whose bytes are all written durable, and known.
+
+        It goes on to its end even if the caller is cancelled, so that a sealed object always has
+        somebody who cares for it. Raises SpaceFullError, OSError, NotAcceptedError.
+        """
+        storing = asyncio.create_task(self._store(writer, header, identity, provider, traceparent))
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        return await asyncio.shield(storing)
+
+    async def _store(
+        self,
+        writer: ObjectWriter,
+        header: Header,
+        identity: Identity,
+        provider: str,
+        traceparent: str | None,
+    ) -> StoreOutcome:
+        try:
+            sealed = await writer.seal()
+        except OSError:
+            await writer.abort()
+            raise
+        name = object_name(
+            identity.study_instance_uid,
+            identity.series_instance_uid,
+            identity.sop_instance_uid,
+            sealed.sha256,
+            new_arrival(),
+        )
+        try:
+            await self._publishing.take((sealed, name))
+        except OSError:
+            await self._space.discard(sealed)
+            raise
+        columns = columns_of(header)
+        stored = StoredInstance(
+            space=self._space.name,
+            provider=provider,
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            sop_class_uid=identity.sop_class_uid,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+            object_name=name,
+            object_size=sealed.size,
+            sha256=sealed.sha256,
+            study=columns.study,
+            series=columns.series,
+            instance=columns.instance,
+            metadata_zstd=await self._compress(header.json),
+            conflict_policy=self.settings.conflict_policy,
+            traceparent=traceparent,
+        )
+        # If this fails nobody can tell whether it was accepted, so the object stays.
+        outcome = await self._broker.accept(stored)
+        if outcome.garbage is not None:
+            await self._delete(outcome.garbage)
+        return outcome
+
+    async def _publish_group(self, group: Sequence[tuple[SealedObject, str]]) -> Sequence[None]:
+        await self._space.publish(group)
+        return [None] * len(group)
+
+    async def _compress(self, json: bytes) -> bytes:
+        # A compressor serves one thread at a time: ours is for the event loop, where a header costs
+        # 0.1 ms; a large one gets its own, in another thread.
+        if len(json) <= LARGE_HEADER:
+            return self._compressor.compress(json)
+        compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        return await asyncio.to_thread(compressor.compress, json)
+
+    async def _delete(self, name: str) -> None:
+        """Remove an object that nothing refers to. If that fails, `check` finds it some day."""
+        try:
+            await self._space.delete(name)
+        except OSError as error:
+            log.warning(
+                "unneeded object not removed",
+                space=self._space.name,
+                object_name=name,
+                error=str(error),
+            )
+
+
+class Reception:
+    """One instance on its way in: `write` its bytes, then `finish`, or `abort` at any time."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        writer: ObjectWriter,
+        source: str,
+        provider: str,
+        study_instance_uid: str | None,
+        traceparent: str | None,
+    ) -> None:
+        self._intake = intake
+        self._writer = writer
+        self._source = source
+        self._provider = provider
+        self._study_instance_uid = study_instance_uid
+        self._traceparent = traceparent
+        self._scanner = HeaderScanner(intake.settings.scan_limits)
+        self._received = 0  # bytes
+        self._is_large = False  # holds one of the permits for large headers
+        self._refusal: IntakeRefused | None = None
+        self._over = False
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes; the caller may reuse `data` afterwards.
+
+        It waits when the space is slower than the sender. It never raises for what the bytes are
+        or because the space is full: the rest of such an instance is ignored at no cost, and
+        `finish` tells why. Raises RuntimeError after `finish` or `abort`.
+        """
+        if self._over:
+            raise RuntimeError("the reception is over: no bytes may follow finish or abort")
+        if self._refusal is not None:
+            return
+        self._received += len(data)
+        if self._received > LARGE_HEADER and not self._is_large:
+            await self._wait_for_permit()
+        try:
+            self._scanner.feed(data)
+            await self._writer.write(data)
+        except (ScanError, OSError) as error:
+            self._refusal = _refusal(error)
+            await self._release()
+
+    async def finish(self) -> Received:
+        """The last byte was written: check, store and announce the instance.
+
+        When this returns the instance is durable, recorded and announced. Raises IntakeRefused,
+        after which nothing of it is left (except when the broker could not be asked: then the
+        object may be there without a record, and the sender is told to send again).
+        """
+        if self._over:
+            raise RuntimeError("the reception is over: it can be finished once")
+        self._over = True
+        identity: Identity | None = None
+        stored = False
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            header = self._scanner.finish()
+            identity = identify(header, self._study_instance_uid)
+            stored = True  # from here on the intake cares for the object
+            outcome = await self._intake.store(
+                self._writer, header, identity, self._provider, self._traceparent
+            )
+            return self._answer(identity, outcome)
+        except (ScanError, OSError, NotAcceptedError) as error:
+            raise self._logged(_refusal(error, identity)) from error
+        except IntakeRefused as error:
+            self._logged(error)
+            raise
+        finally:
+            await self._release(abort=not stored)
+
+    async def abort(self) -> None:
+        """Give the instance up, unless it is finished. Harmless at any time and twice."""
+        if not self._over:
+            self._over = True
+            await self._release()
+
+    def _answer(self, identity: Identity, outcome: StoreOutcome) -> Received:
+        if outcome.result is StoreResult.KEPT:
+            raise IntakeRefused(
+                reasons.DUPLICATE_SOP_INSTANCE,
+                "the space keeps the instance that it has with this SOP Instance UID",
+                identity.sop_class_uid,
+                identity.sop_instance_uid,
+            )
+        return Received(
+            outcome.result,
+            identity.sop_class_uid,
+            identity.sop_instance_uid,
+            identity.study_instance_uid,
+            identity.series_instance_uid,
+            identity.warnings,
+        )
+
+    async def _wait_for_permit(self) -> None:
+        if not self._scanner.header_complete:
+            await self._intake.large_headers.acquire()
+            self._is_large = True
+
+    async def _release(self, *, abort: bool = True) -> None:
+        if self._is_large:
+            self._is_large = False
+            self._intake.large_headers.release()
+        if abort:
+            await self._writer.abort()
+
+    def _logged(self, refusal: IntakeRefused) -> IntakeRefused:
+        log.info(
+            "instance refused",
+            source=self._source,
+            provider=self._provider,
+            failure_reason=f"{refusal.failure_reason:04X}",
+            why=refusal.message,
+        )
+        return refusal
+
+
+def _refusal(
+    error: ScanError | OSError | NotAcceptedError, identity: Identity | None = None
+) -> IntakeRefused:
+    """What the sender is told."""
+    match error:
+        case HeaderTooLargeError():
+            reason, message = reasons.OUT_OF_RESOURCES, error.reason
+        case ScanError():
+            reason, message = reasons.CANNOT_UNDERSTAND, error.reason
+        case SpaceFullError():
+            reason, message = reasons.OUT_OF_RESOURCES, "the storage space is full"
+        case OSError():
+            reason, message = reasons.PROCESSING_FAILURE, "the storage space failed"
+        case NotAcceptedError():
+            reason, message = reasons.PROCESSING_FAILURE, "the instance could not be recorded"
+    if identity is None:
+        return IntakeRefused(reason, message)
+    return IntakeRefused(reason, message, identity.sop_class_uid, identity.sop_instance_uid)

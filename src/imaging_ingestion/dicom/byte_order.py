@@ -1,8 +1,8 @@
-"""Turning stored words to little endian while they stream by (PS3.5 section 7.3, PS3.18 8.7.3.3)."""
+"""Turning stored words to little endian while they stream by (PS3.5 7.3, PS3.18 8.7.3.3)."""
 
 from __future__ import annotations
 
-#: Bytes that change their order together, by VR (PS3.5 section 6.2); every other VR has single bytes.
+#: Bytes that change their order together, by VR (PS3.5 6.2); every other VR has single bytes.
 _WORD_SIZES = {
     **dict.fromkeys(("OW", "US", "SS", "AT"), 2),
     **dict.fromkeys(("OF", "OL", "FL", "UL", "SL"), 4),

@@ -69,9 +69,9 @@ def store_response(
         elif outcome.refused is not None:
             (failed if outcome.refused.sop_instance_uid else others).append(_refused_item(outcome))
     dataset: Dataset = {}
-    dataset["00081190"] = _value("UR", f"{base_url}/studies/{studies.pop()}") if (
-        len(studies) == 1
-    ) else {"vr": "UR"}
+    dataset["00081190"] = (
+        _value("UR", f"{base_url}/studies/{studies.pop()}") if (len(studies) == 1) else {"vr": "UR"}
+    )
     if failed:
         dataset["00081198"] = {"vr": "SQ", "Value": failed}
     if stored:

@@ -17,7 +17,9 @@ class RetryPolicy:
     attempts: int = 300
     jitter: float = 0.1  # share of the delay that varies
 
-    def delay(self, attempt: int, *, random: float, retry_after: float | None = None) -> float | None:
+    def delay(
+        self, attempt: int, *, random: float, retry_after: float | None = None
+    ) -> float | None:
         """Seconds until the next try after `attempt` (from 1) failed; None to give up.
 
         `random` is a number in [0, 1); `retry_after` is the target's own wish in seconds, honoured

@@ -38,7 +38,7 @@ from imaging_ingestion.events.stored import (
 from imaging_ingestion.intake.identity import Identity, identify
 from imaging_ingestion.intake.refusal import IntakeRefused
 from imaging_ingestion.manifest.attributes import columns_of
-from imaging_ingestion.storage.object_name import new_arrival, object_name
+from imaging_ingestion.storage.object_name import arrivals, object_name
 from imaging_ingestion.storage.space import ObjectWriter, SealedObject, Space, SpaceFullError
 
 log = structlog.get_logger(__name__)
@@ -82,6 +82,7 @@ class Intake:
             self._publish_group, hopeless=lambda _error: False
         )
         self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        self._arrivals = arrivals()
         self._storing: set[asyncio.Task[StoreOutcome]] = set()
 
     def receive(
@@ -143,7 +144,7 @@ class Intake:
             identity.series_instance_uid,
             identity.sop_instance_uid,
             sealed.sha256,
-            new_arrival(),
+            next(self._arrivals),
         )
         try:
             await self._publishing.take((sealed, name))

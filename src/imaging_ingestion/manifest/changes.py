@@ -1,9 +1,10 @@
 """The one ordered log: everything that happened, numbered.
 
-A number is only of use if a reader who has seen N never misses one below N. SQLite has one writer, so
-numbers are committed in order. PostgreSQL gives numbers out before it commits, and transactions end in
-any order; there every row carries its transaction id, and readers stop below the oldest transaction
-that is still open (`pg_snapshot_xmin`), so that they wait for a late one instead of passing it.
+A number is only of use if a reader who has seen N never misses one below N. SQLite has one writer,
+so numbers are committed in order. PostgreSQL gives numbers out before it commits, and transactions
+end in any order; there every row carries its transaction id, and readers stop below the oldest
+transaction that is still open (`pg_snapshot_xmin`), so that they wait for a late one instead of
+passing it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from imaging_ingestion.events.model import ChangeKind
 from imaging_ingestion.manifest.schema import change
 
 _TXID = sa.text("pg_current_xact_id()::text::bigint")
@@ -51,6 +53,28 @@ def append(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None
     if connection.dialect.name == "postgresql":
         statement = statement.values(txid=_TXID)
     connection.execute(statement, values)
+
+
+def publish(connection: Connection, rows: Sequence[Mapping[str, object]]) -> int:
+    """Add events from outside, each once: one whose `event_id` is known already changes nothing.
+
+    How many were new.
+    """
+    ids = [row["event_id"] for row in rows]
+    known = set(
+        connection.execute(
+            sa.select(change.c.event_id).where(  # change_published
+                change.c.kind == sa.literal_column(f"'{ChangeKind.PUBLISHED.value}'"),
+                change.c.event_id.in_(ids),
+            )
+        ).scalars()
+    )
+    new: dict[object, Mapping[str, object]] = {}
+    for row in rows:
+        if row["event_id"] not in known:
+            new.setdefault(row["event_id"], row)
+    append(connection, list(new.values()))
+    return len(new)
 
 
 def since(

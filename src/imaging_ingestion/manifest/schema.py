@@ -208,6 +208,13 @@ change = Table(
     # still open (see changes.py). NULL on SQLite, where there is one writer.
     Column("txid", BigInteger),
     Index("change_by_study", "space", "study_instance_uid", "seq"),
+    Index(
+        "change_published",
+        "event_id",
+        unique=True,
+        postgresql_where=text("kind = 'published'"),
+        sqlite_where=text("kind = 'published'"),
+    ),
     sqlite_autoincrement=True,
 )
 

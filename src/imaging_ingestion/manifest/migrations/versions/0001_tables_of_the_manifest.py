@@ -183,6 +183,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("change_by_study", "change", ["space", "study_instance_uid", "seq"])
+    op.create_index(
+        "change_published",
+        "change",
+        ["event_id"],
+        unique=True,
+        postgresql_where=sa.text("kind = 'published'"),
+        sqlite_where=sa.text("kind = 'published'"),
+    )
 
     op.create_table(
         "subscription",

@@ -1,0 +1,198 @@
+"""Which stored representation answers an Accept header (PS3.18 8.7.3): a pure decision.
+
+Pixels leave in the transfer syntax they are stored in; this version does not transcode. So an entry
+of the header can be *served*, would need *transcoding*, or means nothing here. The best entry that
+can be served wins; if there is none but one that transcoding would serve, the answer is 501, else
+406 (W4, W5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from imaging_ingestion.dicom.transfer_syntax import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    frame_media_type,
+    is_encapsulated,
+    is_lossy,
+)
+from imaging_ingestion.dicomweb.negotiation import MediaRange
+from imaging_ingestion.dicomweb.problem import not_acceptable, not_implemented
+
+ANY = "*"
+DICOM = "application/dicom"
+OCTET_STREAM = "application/octet-stream"
+MULTIPART = "multipart/related"
+
+#: Compressed pixels as frames or bulk data (PS3.18 table 8.7.3-5).
+_COMPRESSED = frozenset(
+    (
+        "image/jpeg",
+        "image/jls",
+        "image/jp2",
+        "image/jpx",
+        "image/jphc",
+        "image/jxl",
+        "image/dicom-rle",
+        "video/mpeg2",
+        "video/mp4",
+        "video/h265",
+    )
+)
+
+
+class Fit(Enum):
+    """How an entry of an Accept header fits what is stored."""
+
+    SERVED = 2
+    TRANSCODING = 1
+    NONE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """What the answer is: parts of a media type, or one bare payload of it."""
+
+    media_type: str
+    multipart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is there: `media_type` in these transfer syntaxes.
+
+    `single` says that a bare payload is possible: there is one part only. `plain` are transfer
+    syntaxes an entry may name beside the stored ones because the bytes are the same.
+    """
+
+    media_type: str
+    transfer_syntax_uids: frozenset[str]
+    single: bool
+    plain: frozenset[str] = frozenset()
+
+    @classmethod
+    def instances(cls, transfer_syntax_uids: frozenset[str], *, single: bool) -> Stored:
+        """Instances as application/dicom."""
+        return cls(DICOM, transfer_syntax_uids, single)
+
+    @classmethod
+    def pixels(cls, transfer_syntax_uid: str, *, single: bool) -> Stored:
+        """Frames: native ones as bytes, compressed ones as their codestreams."""
+        if is_encapsulated(transfer_syntax_uid):
+            media_type = frame_media_type(transfer_syntax_uid)
+            return cls(media_type, frozenset((transfer_syntax_uid,)), single)
+        return cls.octets(transfer_syntax_uid, single=single)
+
+    @classmethod
+    def octets(cls, transfer_syntax_uid: str, *, single: bool) -> Stored:
+        """A native value: little endian bytes whatever the data set's encoding (W12)."""
+        plain = frozenset((EXPLICIT_VR_LITTLE_ENDIAN,))
+        return cls(OCTET_STREAM, frozenset((transfer_syntax_uid,)), single, plain)
+
+
+def represent(ranges: Sequence[MediaRange], stored: Stored) -> Representation:
+    """The representation to answer with.
+
+    Raises HttpProblemError: 501 if transcoding would be needed, 406 if nothing fits.
+    """
+    could_transcode = False
+    for media in _by_preference(ranges):
+        for multipart in (True, False):
+            if not multipart and not stored.single:
+                continue
+            if _is_excluded(ranges, multipart=multipart, media_type=stored.media_type):
+                continue
+            fit = _fit(media, stored, multipart=multipart)
+            if fit is Fit.SERVED:
+                return Representation(stored.media_type, multipart)
+            could_transcode |= fit is Fit.TRANSCODING
+    if could_transcode:
+        syntaxes = ", ".join(sorted(stored.transfer_syntax_uids))
+        raise not_implemented(
+            "this version does not transcode: ask for what is stored with transfer-syntax=* "
+            f'({MULTIPART}; type="{stored.media_type}"; transfer-syntax=*). Stored: {syntaxes}'
+        )
+    available = [f'{MULTIPART}; type="{stored.media_type}"; transfer-syntax=*']
+    if stored.single:
+        available.append(f"{stored.media_type}; transfer-syntax=*")
+    raise not_acceptable(available)
+
+
+def _by_preference(ranges: Sequence[MediaRange]) -> list[MediaRange]:
+    """By weight, then what is named more precisely, then in the order given (H4)."""
+    return sorted((m for m in ranges if m.q > 0), key=lambda m: (-m.q, -_precision(m)))
+
+
+def _precision(media: MediaRange) -> int:
+    if media.type.endswith("/*"):
+        return 0 if media.type == "*/*" else 1
+    return 2 + ("type" in media.parameters) + (media.transfer_syntax is not None)
+
+
+def _is_excluded(ranges: Sequence[MediaRange], *, multipart: bool, media_type: str) -> bool:
+    outer = MULTIPART if multipart else media_type
+    return any(
+        m.q == 0 and m.type == outer and (not multipart or m.root_type in {None, media_type})
+        for m in ranges
+    )
+
+
+def _fit(media: MediaRange, stored: Stored, *, multipart: bool) -> Fit:
+    """How one entry fits, as a multipart body or a bare payload."""
+    named = _named_type(media, multipart=multipart, stored_type=stored.media_type)
+    if named is None:
+        return Fit.NONE
+    asked = media.transfer_syntax
+    if named == stored.media_type:
+        return _fit_syntax(asked, stored, is_wildcard=media.type in {"*/*", "multipart/*"})
+    if stored.media_type in _COMPRESSED:
+        # Viewers ask for octets "as stored" and read the part's own Content-Type.
+        if named == OCTET_STREAM:
+            is_stored = asked == ANY or asked in stored.transfer_syntax_uids
+            return Fit.SERVED if is_stored else Fit.TRANSCODING
+        return Fit.TRANSCODING if named in _COMPRESSED else Fit.NONE
+    is_pixel_type = stored.media_type == OCTET_STREAM and named in _COMPRESSED
+    return Fit.TRANSCODING if is_pixel_type and stored.plain else Fit.NONE
+
+
+def _named_type(media: MediaRange, *, multipart: bool, stored_type: str) -> str | None:
+    """The media type of the parts an entry asks for; None if it asks for something else."""
+    if media.type == "*/*":
+        return stored_type
+    if multipart:
+        if media.type not in {MULTIPART, "multipart/*"}:
+            return None
+        root = media.root_type
+        return stored_type if root in {None, "*/*"} else root
+    kind, _, name = media.type.partition("/")
+    if kind == "multipart":
+        return None
+    if name == "*":
+        return stored_type if stored_type.startswith(f"{kind}/") else None
+    return media.type
+
+
+def _fit_syntax(asked: str | None, stored: Stored, *, is_wildcard: bool) -> Fit:
+    """Whether the transfer syntax asked for (or the default) is what is stored."""
+    have = stored.transfer_syntax_uids
+    if asked == ANY or (asked is not None and have == {asked}) or asked in stored.plain:
+        return Fit.SERVED
+    if asked is None:
+        if stored.media_type == DICOM:
+            # Explicit VR Little Endian, but for pixels stored with loss (8.7.3.4, W2).
+            fits = all(uid == EXPLICIT_VR_LITTLE_ENDIAN or is_lossy(uid) for uid in have)
+        else:
+            # A codestream names its type. Octets without a name are decoded pixels (W19), unless
+            # the client takes anything.
+            fits = stored.media_type != OCTET_STREAM or bool(stored.plain) or is_wildcard
+        return Fit.SERVED if fits else Fit.TRANSCODING
+    return Fit.TRANSCODING if _is_known(asked) else Fit.NONE
+
+
+def _is_known(uid: str) -> bool:
+    """Whether it is a transfer syntax of the web that transcoding could make (8.7.3)."""
+    known = {EXPLICIT_VR_LITTLE_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN}
+    return uid in known or frame_media_type(uid) != OCTET_STREAM

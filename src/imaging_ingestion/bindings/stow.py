@@ -1,8 +1,8 @@
 """The instance binding to a STOW-RS target: every available instance is stored there too.
 
-The object streams from its space into the request; nothing holds it whole. The instance that is sent
-is the one the manifest has now: if it was replaced since the event, the new one goes, and the event of
-the replacement then finds it there already. If it was deleted, there is nothing to deliver.
+The object streams from its space into the request; nothing holds it whole. The instance that is
+sent is the one the manifest has now: if it was replaced since the event, the new one goes, and the
+event of the replacement then finds it there already. If it was deleted, nothing is to be delivered.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ ValueTest = TextIs | TextLike | NameIs | IntegerIs | NumberIs | DateIn | TimeIn 
 class Universal:
     """Nothing is asked; the attribute may be absent (C.2.2.2.3)."""
 
-    def holds(self, _element: Element | None, _zones: Zones = Zones()) -> bool:
+    def holds(self, _element: Element | None, _zones: Zones) -> bool:
         """Always."""
         return True
 
@@ -187,7 +187,7 @@ class Universal:
 class Empty:
     """The attribute is absent or has no value (empty value matching, C.2.2.2.7)."""
 
-    def holds(self, element: Element | None, _zones: Zones = Zones()) -> bool:
+    def holds(self, element: Element | None, _zones: Zones) -> bool:
         """Whether the element is so."""
         if element is None:
             return True
@@ -202,7 +202,7 @@ class AnyOf:
 
     tests: tuple[ValueTest, ...]
 
-    def holds(self, element: Element | None, zones: Zones = Zones()) -> bool:
+    def holds(self, element: Element | None, zones: Zones) -> bool:
         """Whether the element is so."""
         values = element.get("Value", ()) if element is not None else ()
         return any(
@@ -215,7 +215,7 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class OfStoredVr:
-    """The VR is not known beforehand (private attributes): what the stored element's VR makes of it.
+    """The VR is not known beforehand (private attributes): the stored element's VR decides.
 
     A text that cannot be matched against that VR does not match.
     """
@@ -224,7 +224,7 @@ class OfStoredVr:
     multiple_values: bool
     empty_values: bool
 
-    def holds(self, element: Element | None, zones: Zones = Zones()) -> bool:
+    def holds(self, element: Element | None, zones: Zones) -> bool:
         """Whether the element is so."""
         vr = "LO" if element is None else str(element["vr"])
         if vr == "UN":
@@ -249,9 +249,9 @@ def criterion_of(
 ) -> Criterion:
     """What the text of a key asks of an attribute of that VR (None if the VR is not known).
 
-    `multiple_values` and `empty_values` say that matching of those kinds has been asked for: then a
-    backslash stands between alternatives, and `""` is the empty value. Lists of UIDs need no asking.
-    Raises InvalidValueError.
+    `multiple_values` and `empty_values` say that matching of those kinds has been asked for: then
+    a backslash stands between alternatives, and `""` is the empty value. Lists of UIDs need not be
+    asked for. Raises InvalidValueError.
     """
     text = text.strip(_PADDING)
     if not text:

@@ -141,7 +141,7 @@ def parse_dates(text: str) -> DateRange:
     low, high = _ends(text, "a date YYYYMMDD or a range YYYYMMDD-YYYYMMDD, YYYYMMDD-, -YYYYMMDD")
     dates = DateRange(low and _day(low), high and _day(high))
     if dates.low is not None and dates.high is not None and dates.low > dates.high:
-        raise InvalidRangeError("a range must not end before it begins")
+        raise InvalidRangeError("a range that does not end before it begins")
     return dates
 
 
@@ -174,7 +174,7 @@ def parse_date_times(text: str) -> DateTimeRange:
                 last and last.offset,
             )
             if first and last and _utc(first.start, first.offset) >= _utc(last.end, last.offset):
-                raise InvalidRangeError("a range must not end before it begins")
+                raise InvalidRangeError("a range that does not end before it begins")
             return found
     raise InvalidRangeError("a date and time YYYY[MM[DD[HH[MM[SS[.FFFFFF]]]]]][&ZZXX] or a range")
 

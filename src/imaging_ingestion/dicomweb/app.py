@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from imaging_ingestion.dicomweb.problem import (
     HttpProblemError,
@@ -91,10 +92,10 @@ class _Capabilities:
             {"path": path, "methods": sorted(methods)} for path, methods in sorted(routes.items())
         ]
 
-    async def __call__(self, scope: object, receive: object, send: object) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = msgspec.json.encode({"application": "DICOMweb", "resources": self._resources})
         answer = Response(body, media_type="application/json")
-        await answer(scope, receive, send)  # type: ignore[arg-type]  # an ASGI application
+        await answer(scope, receive, send)
 
 
 async def _answer_http_exception(_request: Request, error: Exception) -> Response:

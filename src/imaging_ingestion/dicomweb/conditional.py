@@ -1,4 +1,4 @@
-"""Conditional and range requests (RFC 9110 sections 13 and 14): pure but for the headers' carrier."""
+"""Conditional and range requests (RFC 9110 sections 13 and 14): pure decisions."""
 
 from __future__ import annotations
 

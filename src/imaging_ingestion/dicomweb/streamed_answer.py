@@ -1,15 +1,14 @@
 """Answers whose bodies are made while they are sent.
 
-The client reads as fast as it likes: nothing is made that has not been asked for. When it goes away,
-or the server stops, the generator that makes the body is closed before the answer ends, so that
-files and connections it holds are released at once (W35).
+Nothing is made faster than the client reads. When it goes away, or the server stops, the generator
+that makes the body is closed before the answer ends, so that the files it holds are released at
+once (W35).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -25,9 +24,14 @@ class StreamedAnswer(Response):
         headers: Mapping[str, str],
         length: int | None = None,
         status: int = 200,
+        release: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`length` is the body's bytes; None if it is not known, then it is sent in chunks (H15)."""
+        """`length` is the body's bytes; if it is not known, they are sent in chunks (H15).
+
+        `release` frees what the body uses and was opened before; it is called once in any case.
+        """
         self._pieces = body
+        self._release = release
         self.status_code = status
         self.background = None
         all_headers = {**headers} if length is None else {**headers, "Content-Length": str(length)}
@@ -38,30 +42,35 @@ class StreamedAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, as an ASGI application."""
-        async with aclosing(self._pieces):
+        try:
             if scope["method"] == "HEAD":
                 await self._start(send)
                 await send({"type": "http.response.body", "body": b""})
-                return
-            sending = asyncio.create_task(self._send(send))
-            leaving = asyncio.create_task(_left(receive))
-            try:
-                await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # A task that ended on its own keeps its result; the other one is told to stop.
-                sending.cancel()
-                leaving.cancel()
-                await asyncio.wait((sending, leaving))
-            if not sending.cancelled():
-                sending.result()
+            else:
+                await self._send_while_wanted(receive, send)
+        finally:
+            await self._pieces.aclose()
+            if self._release is not None:
+                await self._release()
+
+    async def _send_while_wanted(self, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # A task that ended on its own keeps its result; the other one is told to stop.
+            sending.cancel()
+            leaving.cancel()
+            await asyncio.wait((sending, leaving))
+        if not sending.cancelled():
+            sending.result()
 
     async def _send(self, send: Send) -> None:
-        # Here too: cancelled between two pieces, what the generator holds is released by this task.
-        async with aclosing(self._pieces) as pieces:
-            await self._start(send)
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+        await self._start(send)
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _start(self, send: Send) -> None:
         await send(

@@ -35,7 +35,7 @@ from imaging_ingestion.events.stored import (
     StoreOutcome,
     StoreResult,
 )
-from imaging_ingestion.intake.identity import Identity, identify
+from imaging_ingestion.intake.identity import SOP_INSTANCE_UID, Identity, identify
 from imaging_ingestion.intake.refusal import IntakeRefused
 from imaging_ingestion.manifest.attributes import columns_of
 from imaging_ingestion.storage.object_name import arrivals, object_name
@@ -222,8 +222,18 @@ class Reception:
         self._scanner = HeaderScanner(intake.settings.scan_limits)
         self._received = 0  # bytes
         self._is_large = False  # holds one of the permits for large headers
+        self._header: Header | None = None
         self._refusal: IntakeRefused | None = None
         self._over = False
+
+    @property
+    def sop_instance_uid(self) -> str | None:
+        """The SOP Instance UID as received; None if there is none that can be read.
+
+        To be asked for after the last `write` only: it ends the scan.
+        """
+        header = self._scan_to_end()
+        return None if header is None else header.text(SOP_INSTANCE_UID)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; the caller may reuse `data` afterwards.
@@ -259,16 +269,17 @@ class Reception:
         identity: Identity | None = None
         stored = False
         try:
+            header = self._scan_to_end()
             if self._refusal is not None:
                 raise self._refusal
-            header = self._scanner.finish()
+            assert header is not None
             identity = identify(header, self._study_instance_uid)
             stored = True  # from here on the intake cares for the object
             outcome = await self._intake.store(
                 self._writer, header, identity, self._provider, self._traceparent
             )
             return self._answer(identity, outcome)
-        except (ScanError, OSError, NotAcceptedError) as error:
+        except (OSError, NotAcceptedError) as error:
             raise self._logged(_refusal(error, identity)) from error
         except IntakeRefused as error:
             self._logged(error)
@@ -298,6 +309,15 @@ class Reception:
             identity.series_instance_uid,
             identity.warnings,
         )
+
+    def _scan_to_end(self) -> Header | None:
+        """The header; None if the instance is refused already, or now."""
+        if self._header is None and self._refusal is None:
+            try:
+                self._header = self._scanner.finish()
+            except ScanError as error:
+                self._refusal = _refusal(error)
+        return self._header if self._refusal is None else None
 
     async def _wait_for_permit(self) -> None:
         if not self._scanner.header_complete:

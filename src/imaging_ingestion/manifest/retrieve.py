@@ -1,8 +1,9 @@
 """What WADO-RS asks the manifest: which objects make a study, a series or an instance.
 
-Rows come in pages after a key (`Instance.pk`), in the order they arrived, so that a study of any size
-costs one page of memory and a page of a large study no more than that of a small one. The indexes
-are `study_uid`, `series_uid`, `instance_live_uid`, `instance_by_study` and `instance_by_series`.
+Rows come in pages after a key (`Instance.pk`), in the order they arrived, so that a study of any
+size costs one page of memory, and a page of a large study no more than that of a small one. The
+indexes are `study_uid`, `series_uid`, `instance_live_uid`, `instance_by_study` and
+`instance_by_series`.
 """
 
 from __future__ import annotations
@@ -172,20 +173,37 @@ def instances_page(connection: Connection, place: Place, after: int, limit: int)
 
 
 def metadata_page(
-    connection: Connection, place: Place, after: int, limit: int
+    connection: Connection, place: Place, after: int, limit: int, max_bytes: int
 ) -> list[InstanceMetadata]:
-    """At most `limit` data sets of live instances whose `pk` is above `after`."""
-    columns = (
+    """The data sets of at most `limit` live instances whose `pk` is above `after`.
+
+    As many as have `max_bytes` (compressed) together, and at least one if there is any: hostile
+    data sets are large.
+    """
+    length = sa.func.length(instance_metadata.c.json_zstd)
+    lengths = _page(
+        sa.select(instance.c.id, length.label("bytes")).join(
+            instance_metadata, instance_metadata.c.instance_pk == instance.c.id
+        ),
+        place,
+        after,
+        limit,
+    ).subquery("lengths")
+    before = sa.func.sum(lengths.c.bytes).over(order_by=lengths.c.id) - lengths.c.bytes
+    chosen = sa.select(lengths.c.id, before.label("before")).subquery("chosen")
+    rows = connection.execute(
         sa.select(
             instance.c.id,
             series.c.series_instance_uid,
             instance.c.sop_instance_uid,
             instance_metadata.c.json_zstd,
         )
+        .join_from(chosen, instance, instance.c.id == chosen.c.id)
         .join(series, series.c.id == instance.c.series_pk)
         .join(instance_metadata, instance_metadata.c.instance_pk == instance.c.id)
+        .where(chosen.c.before < max_bytes)
+        .order_by(instance.c.id)
     )
-    rows = connection.execute(_page(columns, place, after, limit))
     return [InstanceMetadata(*row) for row in rows]
 
 

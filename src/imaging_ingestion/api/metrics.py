@@ -1,0 +1,55 @@
+"""/metrics: what an operator watches, asked from the manifest when it is scraped.
+
+The figures are of the whole core, whichever of its processes answers, and survive a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from imaging_ingestion.manifest import changes, deliveries, revision
+from imaging_ingestion.manifest.database import Database
+
+
+class Metrics:
+    """The metrics of a site's cores."""
+
+    media_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, databases: Mapping[str, Database]) -> None:
+        self._databases = databases
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        self._deliveries = Gauge(
+            "imaging_ingestion_deliveries",
+            "Deliveries in the ledger by state.",
+            ["core", "binding", "state"],
+            registry=self._registry,
+        )
+        self._log = Gauge(
+            "imaging_ingestion_log_entries",
+            "Number of the newest entry of the ordered log.",
+            ["core"],
+            registry=self._registry,
+        )
+        self._due = Gauge(
+            "imaging_ingestion_next_revision_due_seconds",
+            "When the next study is to be settled, Unix time; 0 if none is waiting.",
+            ["core"],
+            registry=self._registry,
+        )
+
+    async def text(self) -> bytes:
+        """The exposition, freshly read."""
+        for core, database in self._databases.items():
+            self._log.labels(core).set(await database.read(changes.last_seq))
+            self._due.labels(core).set((await database.read(revision.next_due) or 0) / 1_000_000)
+            for binding, states in (await database.read(deliveries.summary)).items():
+                for state, count in states.items():
+                    self._deliveries.labels(core, binding, state).set(count)
+        return generate_latest(self._registry)

@@ -89,7 +89,7 @@ class _Commits:
         self._next: asyncio.Event = asyncio.Event()
         broker.on_commit(self._happened)
 
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the port's own parameter
+    async def wait(self, timeout: float) -> None:
         waiting = self._next
         try:
             async with asyncio.timeout(timeout):

@@ -55,11 +55,14 @@ class NativePixels:
     word: int  # bytes of the words that are to be swapped to little endian; 1: none
 
 
+ImagePixels = NativePixels | EncapsulatedPixels
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """Where one frame is, and what has to be done to its bytes (see `FrameBytes`)."""
 
-    number: int  # from 1
+    number: int  # from 1; 0 for a stream that is not divided
     ranges: Ranges
     length: int  # bytes, as it leaves
     word: int = 1
@@ -68,7 +71,7 @@ class Frame:
     last_bits: int = 8  # that count in the last byte
 
 
-def image_pixels(header: Header) -> NativePixels | EncapsulatedPixels:
+def image_pixels(header: Header) -> ImagePixels:
     """The image in an instance whose header has been read up to Pixel Data.
 
     Raises NotAnImageError: there is none, or the Image Pixel Module (PS3.3 C.7.6.3) is not usable.
@@ -101,9 +104,7 @@ def image_pixels(header: Header) -> NativePixels | EncapsulatedPixels:
     return NativePixels(value, frames, frame_bits, word)
 
 
-def locate_frames(
-    pixels: NativePixels | EncapsulatedPixels, numbers: Sequence[int]
-) -> Reading[list[Frame]]:
+def locate_frames(pixels: ImagePixels, numbers: Sequence[int]) -> Reading[list[Frame]]:
     """Find the frames of these numbers (from 1, in any order).
 
     Raises NoSuchFrameError and UndividedFramesError.

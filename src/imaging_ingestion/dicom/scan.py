@@ -64,6 +64,11 @@ class HeaderScanner:
         """Whether Pixel Data has been reached: the attributes before it are all there."""
         return self._dataset is not None and self._dataset.header_complete
 
+    @property
+    def is_dicom(self) -> bool:
+        """Whether what has been fed so far begins like DICOM."""
+        return self._has_preamble or self._has_file_meta or self._dataset is not None
+
     def peek(self, tag: int) -> str | None:
         """The text of a top-level element that has been scanned already, before `finish`."""
         raw = self._dataset.raw.get(tag) if self._dataset is not None else None

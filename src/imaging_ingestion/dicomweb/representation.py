@@ -16,7 +16,6 @@ from imaging_ingestion.dicom.transfer_syntax import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     frame_media_type,
-    is_encapsulated,
     is_lossy,
 )
 from imaging_ingestion.dicomweb.negotiation import MediaRange
@@ -79,16 +78,14 @@ class Stored:
         return cls(DICOM, transfer_syntax_uids, single)
 
     @classmethod
-    def pixels(cls, transfer_syntax_uid: str, *, single: bool) -> Stored:
-        """Frames: native ones as bytes, compressed ones as their codestreams."""
-        if is_encapsulated(transfer_syntax_uid):
-            media_type = frame_media_type(transfer_syntax_uid)
-            return cls(media_type, frozenset((transfer_syntax_uid,)), single)
-        return cls.octets(transfer_syntax_uid, single=single)
+    def codestreams(cls, transfer_syntax_uid: str, *, single: bool) -> Stored:
+        """Compressed frames as they are stored (W16)."""
+        media_type = frame_media_type(transfer_syntax_uid).lower()
+        return cls(media_type, frozenset((transfer_syntax_uid,)), single)
 
     @classmethod
     def octets(cls, transfer_syntax_uid: str, *, single: bool) -> Stored:
-        """A native value: little endian bytes whatever the data set's encoding (W12)."""
+        """A native value: its bytes, little endian whatever the data set's encoding (W12)."""
         plain = frozenset((EXPLICIT_VR_LITTLE_ENDIAN,))
         return cls(OCTET_STREAM, frozenset((transfer_syntax_uid,)), single, plain)
 

@@ -84,6 +84,17 @@ async def look_up(service: DicomwebService, request: Request) -> RetrievedResour
     return RetrievedResource(service, service.base_url(request), place, found)
 
 
+def payload_etag(instance: Instance, *variant: str, multipart: bool) -> str:
+    """A validator of something made of one instance's object.
+
+    It is weak for a multipart body, whose boundary is another one each time.
+    """
+    digest = hashlib.sha256(instance.sha256)
+    for part in variant:
+        digest.update(part.encode() + b"\n")
+    return f'{"W/" if multipart else ""}"{digest.hexdigest()[:32]}"'
+
+
 def instance_url(base_url: str, instance: Instance) -> str:
     """The absolute URL of an instance."""
     return (

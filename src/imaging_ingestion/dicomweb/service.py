@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from starlette.requests import Request
 
 from imaging_ingestion.dicom.uid import is_uid
-from imaging_ingestion.dicomweb.negotiation import Choice, MediaRange, Offer, accepted, negotiate
+from imaging_ingestion.dicomweb.negotiation import (
+    Choice,
+    MediaRange,
+    MixedMediaTypesError,
+    Offer,
+    accepted,
+    negotiate,
+)
 from imaging_ingestion.dicomweb.problem import bad_request, not_acceptable
 from imaging_ingestion.intake import Intake
 from imaging_ingestion.manifest.database import Database
@@ -32,6 +40,7 @@ class DicomwebSettings:
     empty_search_is_200: bool = False  # `[]` instead of 204 (Q4)
     max_results: int = 5000
     max_body: int = 1 << 40  # bytes of one STOW request
+    max_parts: int = 50_000  # of one STOW request
     stow_window: int = 16  # instances of one request being made durable at once
 
 
@@ -56,16 +65,25 @@ class DicomwebService:
             scheme = request.headers.get("x-forwarded-proto", scheme).split(",")[0].strip()
             host = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
         if scheme not in {"http", "https"} or not _HOST.fullmatch(host):
-            raise bad_request("the Host header is no host name with an optional port")
+            raise bad_request(
+                "the host of the request cannot be used in a URL: "
+                "Host is to be a host name or address with an optional port"
+            )
         return f"{scheme}://{host}{request.scope.get('root_path', '')}".rstrip("/")
 
     def accepts(self, request: Request) -> tuple[MediaRange, ...]:
-        """What the client accepts. Raises 406 without an Accept header where a site is strict."""
+        """What the client accepts. Raises 400 for DICOM and rendered types at once (H3).
+
+        Without any Accept header a site may be strict: 406 (H1).
+        """
         headers = request.headers.getlist("accept")
-        query = request.query_params.getlist("accept")
+        query = _accept_parameters(request)
         if self.settings.strict_accept and not headers and not query:
             raise not_acceptable("an Accept header is required (PS3.18 8.7.5)")
-        return accepted(",".join(headers) if headers else None, query)
+        try:
+            return accepted(",".join(headers) if headers else None, query)
+        except MixedMediaTypesError as error:
+            raise bad_request(str(error)) from error
 
     def choose(self, request: Request, *offers: Offer) -> Choice:
         """The representation to answer with. Raises 406."""
@@ -73,6 +91,20 @@ class DicomwebService:
         if choice is None:
             raise not_acceptable([str(offer) for offer in offers])
         return choice
+
+
+def _accept_parameters(request: Request) -> list[str]:
+    """The `accept` query parameters, in which a plus sign is one: `application/dicom+json`.
+
+    Strictly it would have to be sent as %2B; hardly anybody does. Between two parameters of a media
+    type it is a space.
+    """
+    query: bytes = request.scope["query_string"]
+    return [
+        re.sub(r"(?<=[;,])\+", " ", unquote(value))
+        for name, _, value in (pair.partition("=") for pair in query.decode("latin_1").split("&"))
+        if name == "accept"
+    ]
 
 
 def path_uids(request: Request) -> Mapping[str, str]:

@@ -16,7 +16,6 @@ from imaging_ingestion.dicom.failure_reason import (
     OUT_OF_RESOURCES,
     PROCESSING_FAILURE,
 )
-from imaging_ingestion.events.stored import StoreResult
 from imaging_ingestion.intake import IntakeRefused, Received
 
 PRIVATE_CREATOR = "IMAGING-INGESTION"
@@ -26,91 +25,78 @@ Dataset = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class PartOutcome:
-    """What became of one part, numbered from 1."""
+    """What became of one part, numbered from 1: either it was received or it was refused."""
 
     number: int
     received: Received | None = None
     refused: IntakeRefused | None = None
 
-    @property
-    def stored(self) -> bool:
-        """Whether the instance is in the space as it was sent."""
-        return self.received is not None and self.received.result is not StoreResult.KEPT
 
+def status_of(outcomes: Sequence[PartOutcome]) -> int:
+    """The HTTP status (table 10.5.3-1).
 
-def status_of(outcomes: Sequence[PartOutcome], *, broken: bool) -> int:
-    """The HTTP status (table 10.5.3-1). `broken` says that the body itself could not be parsed.
-
-    Where nothing could be stored for want of resources it is 503: the same request may succeed later.
+    Where nothing could be stored for want of resources it is 503: the same request may succeed
+    later.
     """
-    stored = [outcome for outcome in outcomes if outcome.stored]
-    if stored:
-        return 200 if len(stored) == len(outcomes) else 202
-    if broken or not outcomes:
-        return 400
-    reasons = {o.refused.failure_reason if o.refused else DUPLICATE_SOP_INSTANCE for o in outcomes}
+    reasons = {o.refused.failure_reason for o in outcomes if o.refused is not None}
+    if not reasons:
+        return 200
+    if any(outcome.received is not None for outcome in outcomes):
+        return 202
     return 503 if reasons <= {OUT_OF_RESOURCES, PROCESSING_FAILURE} else 409
 
 
-def store_response(
-    outcomes: Sequence[PartOutcome], base_url: str, study_instance_uid: str | None
-) -> Dataset:
-    """The data set of table I.1-1 as a DICOM JSON object.
-
-    `study_instance_uid` is that of the request's resource, if it named one.
-    """
+def retrieve_url(outcomes: Sequence[PartOutcome], base_url: str) -> str | None:
+    """The URL of the study that everything stored belongs to; None if it is not one study (S17)."""
     studies = {o.received.study_instance_uid for o in outcomes if o.received is not None}
-    if study_instance_uid:
-        studies.add(study_instance_uid)
-    stored, failed, others = [], [], []
+    return f"{base_url}/studies/{studies.pop()}" if len(studies) == 1 else None
+
+
+def store_response(outcomes: Sequence[PartOutcome], base_url: str) -> Dataset:
+    """The data set of table I.1-1 as a DICOM JSON object."""
+    stored: list[Dataset] = []
+    failed: list[Dataset] = []
+    others: list[Dataset] = []
     for outcome in outcomes:
         if outcome.received is not None:
-            (stored if outcome.stored else failed).append(_received_item(outcome, base_url))
+            stored.append(_stored_item(outcome.number, outcome.received, base_url))
         elif outcome.refused is not None:
-            (failed if outcome.refused.sop_instance_uid else others).append(_refused_item(outcome))
-    dataset: Dataset = {}
-    dataset["00081190"] = (
-        _value("UR", f"{base_url}/studies/{studies.pop()}") if (len(studies) == 1) else {"vr": "UR"}
-    )
-    if failed:
-        dataset["00081198"] = {"vr": "SQ", "Value": failed}
-    if stored:
-        dataset["00081199"] = {"vr": "SQ", "Value": stored}
-    if others:
-        dataset["0008119A"] = {"vr": "SQ", "Value": others}
+            known = outcome.refused.sop_instance_uid is not None
+            (failed if known else others).append(_failed_item(outcome.number, outcome.refused))
+    url = retrieve_url(outcomes, base_url)
+    dataset: Dataset = {"00081190": {"vr": "UR"} if url is None else _value("UR", url)}
+    for tag, items in (("00081198", failed), ("00081199", stored), ("0008119A", others)):
+        if items:
+            dataset[tag] = {"vr": "SQ", "Value": items}
     return dataset
 
 
-def _received_item(outcome: PartOutcome, base_url: str) -> Dataset:
-    received = outcome.received
-    assert received is not None
+def _stored_item(number: int, received: Received, base_url: str) -> Dataset:
+    url = (
+        f"{base_url}/studies/{received.study_instance_uid}"
+        f"/series/{received.series_instance_uid}/instances/{received.sop_instance_uid}"
+    )
     item: Dataset = {
         "00081150": _value("UI", received.sop_class_uid),
         "00081155": _value("UI", received.sop_instance_uid),
+        "00081190": _value("UR", url),
     }
-    message = None
-    if outcome.stored:
-        item["00081190"] = _value(
-            "UR",
-            f"{base_url}/studies/{received.study_instance_uid}"
-            f"/series/{received.series_instance_uid}/instances/{received.sop_instance_uid}",
-        )
-    else:
-        item["00081197"] = _value("US", DUPLICATE_SOP_INSTANCE)
-        message = "the space keeps the instance of this SOP Instance UID that it has"
-    return item | _private(outcome.number, received.result.value, message, received.warnings)
+    return item | _private(number, received.result.value, None, received.warnings)
 
 
-def _refused_item(outcome: PartOutcome) -> Dataset:
-    refused = outcome.refused
-    assert refused is not None
+def _failed_item(number: int, refused: IntakeRefused) -> Dataset:
+    """An item of the Failed SOP or the Other Failures Sequence.
+
+    The latter is for a part whose SOP Instance UID could not be read: it names none (S20).
+    """
     item: Dataset = {}
     if refused.sop_instance_uid:
-        if refused.sop_class_uid:
-            item["00081150"] = _value("UI", refused.sop_class_uid)
+        # Type 1 in table I.1-1, but an instance may be refused for having none.
+        item["00081150"] = _optional("UI", refused.sop_class_uid)
         item["00081155"] = _value("UI", refused.sop_instance_uid)
     item["00081197"] = _value("US", refused.failure_reason)
-    return item | _private(outcome.number, "FAILED", refused.message, ())
+    result = "KEPT" if refused.failure_reason == DUPLICATE_SOP_INSTANCE else "FAILED"
+    return item | _private(number, result, refused.message, ())
 
 
 def _private(number: int, result: str, message: str | None, remarks: Sequence[str]) -> Dataset:
@@ -122,9 +108,13 @@ def _private(number: int, result: str, message: str | None, remarks: Sequence[st
         block["00091002"] = _value("UT", f"part {number}: {message}")
     block["00091003"] = _value("IS", number)
     if remarks:
-        block["00091004"] = {"vr": "LO", "Value": list(remarks)}
+        block["00091004"] = {"vr": "UC", "Value": list(remarks)}
     return block
 
 
 def _value(vr: str, value: object) -> dict[str, Any]:
     return {"vr": vr, "Value": [value]}
+
+
+def _optional(vr: str, value: str | None) -> dict[str, Any]:
+    return {"vr": vr} if value is None else _value(vr, value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 
 import msgspec
 import structlog
@@ -26,24 +25,22 @@ from imaging_ingestion.dicomweb.multipart import (
     PartData,
     PartEnd,
 )
-from imaging_ingestion.dicomweb.negotiation import MediaRange, Offer, parse_accept
+from imaging_ingestion.dicomweb.negotiation import Offer, parse_accept
 from imaging_ingestion.dicomweb.problem import HttpProblemError, bad_request
 from imaging_ingestion.dicomweb.service import DicomwebService, path_uids
-from imaging_ingestion.dicomweb.store_response import PartOutcome, status_of, store_response
+from imaging_ingestion.dicomweb.store_request import DICOM, RequestBody, content_type_of
+from imaging_ingestion.dicomweb.store_response import (
+    PartOutcome,
+    retrieve_url,
+    status_of,
+    store_response,
+)
 from imaging_ingestion.intake import IntakeRefused, Reception
 
 log = structlog.get_logger(__name__)
 
-DICOM = "application/dicom"
-_OFFERS = (
-    Offer("application/dicom+json"),
-    Offer("application/json"),
-    Offer("application/dicom+xml"),
-)
-_SUPPORTED = ['multipart/related; type="application/dicom"', DICOM]
-#: After an error the rest of the body is read up to here, so that the client reads our answer
-#: instead of a reset connection.
-_DRAIN = 64 << 20  # bytes
+_XML = Offer("application/dicom+xml")
+_OFFERS = (Offer("application/dicom+json"), Offer("application/json"), _XML)
 _RETRY_AFTER = 30  # seconds
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -55,59 +52,75 @@ class Stow:
         self._service = service
 
     async def store(self, request: Request) -> Response:
-        """POST /studies and /studies/{study}."""
+        """POST /studies and /studies/{study}.
+
+        Raises HttpProblemError for requests of which nothing was stored: 400, 406, 413, 415; and
+        413 for a body that turned out too long, which says what was stored of it.
+        """
         study = path_uids(request).get("study")
+        body = RequestBody(request, self._service.settings.max_body)
         try:
             offer = self._service.choose(request, *_OFFERS).offer
             base_url = self._service.base_url(request)
-            content = _content_type(request)
-            self._check_length(request)
+            content = content_type_of(request)
+            body.check_length()
         except HttpProblemError:
-            await _drain(request)
+            await body.drain()
             raise
         storing = _Storing(self._service, request, study)
-        broken = None
+        broken: HttpProblemError | None = None
         try:
             if content.type == DICOM:
-                await storing.single(request.stream())
+                await storing.single(body)
             else:
-                await storing.multipart(content.parameters["boundary"], request.stream())
+                await storing.multipart(content.parameters["boundary"], body)
         except MultipartError as error:
-            broken = str(error)
-            await _drain(request)
+            broken = bad_request(f"{error}; {storing.complete} parts were complete before")
+        except HttpProblemError as error:
+            broken = error
         except ClientDisconnect:
-            log.info("stow.disconnected", space=self._service.space_name)
+            log.info("stow.disconnected", space=self._service.space_name, parts=storing.complete)
             raise
         finally:
             outcomes = await storing.outcomes()
-        if broken is not None and not any(outcome.stored for outcome in outcomes):
-            raise bad_request(f"{broken}; {len(outcomes)} parts were complete before")
         if broken is not None:
-            refused = IntakeRefused(CANNOT_UNDERSTAND, broken)
+            await body.drain()
+        return self._answer(outcomes, broken, base_url, offer)
+
+    def _answer(
+        self,
+        outcomes: list[PartOutcome],
+        broken: HttpProblemError | None,
+        base_url: str,
+        offer: Offer,
+    ) -> Response:
+        stored = sum(outcome.received is not None for outcome in outcomes)
+        if broken is not None:
+            if broken.status != 400 or not stored:
+                if outcomes:
+                    broken.members["response"] = store_response(outcomes, base_url)
+                raise broken
+            refused = IntakeRefused(CANNOT_UNDERSTAND, broken.detail)
             outcomes.append(PartOutcome(len(outcomes) + 1, refused=refused))
         if not outcomes:
             raise bad_request("the body has no part: one application/dicom part for each instance")
-        status = status_of(outcomes, broken=broken is not None)
-        dataset = store_response(outcomes, base_url, study)
-        return self._response(status, dataset, offer)
-
-    def _response(self, status: int, dataset: dict[str, object], offer: Offer) -> Response:
-        if offer.type == "application/dicom+xml":
-            body = xml_of(dataset)  # type: ignore[arg-type]  # a data set is a mapping of elements
-        else:
-            body = msgspec.json.encode(dataset)
-        answer = Response(body, status_code=status, media_type=offer.type)
+        status = status_of(outcomes)
+        log.info(
+            "stow.answered",
+            space=self._service.space_name,
+            status=status,
+            stored=stored,
+            failed=len(outcomes) - stored,
+        )
+        dataset = store_response(outcomes, base_url)
+        payload = xml_of(dataset) if offer is _XML else msgspec.json.encode(dataset)
+        answer = Response(payload, status_code=status, media_type=offer.type)
+        url = retrieve_url(outcomes, base_url)
+        if url is not None:  # table 10.5.3-2
+            answer.headers["Content-Location"] = answer.headers["Location"] = url
         if status == 503:
             answer.headers["Retry-After"] = str(_RETRY_AFTER)
         return answer
-
-    def _check_length(self, request: Request) -> None:
-        length = request.headers.get("content-length", "")
-        most = self._service.settings.max_body
-        if length.isdigit() and int(length) > most:
-            raise HttpProblemError(
-                413, "Content Too Large", f"a request may have at most {most} bytes"
-            )
 
 
 class _Storing:
@@ -120,47 +133,58 @@ class _Storing:
         traceparent = request.headers.get("traceparent", "")
         self._traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else None
         self._window = asyncio.Semaphore(service.settings.stow_window)
-        self._finishing: list[asyncio.Task[PartOutcome]] = []
+        self._parts: list[PartOutcome | asyncio.Task[PartOutcome]] = []
         self._by_uid: dict[str, asyncio.Task[PartOutcome]] = {}
+        #: Of the part that is being received: one of the two.
         self._reception: Reception | None = None
-        self._received = 0
+        self._refused: IntakeRefused | None = None
 
-    async def single(self, stream: AsyncIterator[bytes]) -> None:
-        """Store a body that is one instance."""
-        self._reception = self._receive()
-        empty = True
-        async for chunk in stream:
-            empty = empty and not chunk
-            self._count(len(chunk))
+    @property
+    def complete(self) -> int:
+        """How many parts have been received to their end."""
+        return len(self._parts)
+
+    async def single(self, body: RequestBody) -> None:
+        """Store a body that is one instance (S11). Raises ClientDisconnect, HttpProblemError."""
+        async for chunk in body:
+            if self._reception is None:
+                self._reception = self._receive()
             await self._reception.write(chunk)
-        if empty:
-            await self._reception.abort()
-            self._reception = None
-            return
-        await self._finish()
+        if self._reception is not None:
+            await self._finish()
 
-    async def multipart(self, boundary: str, stream: AsyncIterator[bytes]) -> None:
-        """Store the parts of a body. Raises MultipartError after what was complete."""
+    async def multipart(self, boundary: str, body: RequestBody) -> None:
+        """Store the parts of a body.
+
+        Raises MultipartError, ClientDisconnect and HttpProblemError (413) after what was complete.
+        """
         parser = MultipartParser(boundary)
-        async for chunk in stream:
-            self._count(len(chunk))
+        async for chunk in body:
             for event in parser.receive_data(chunk):
                 match event:
                     case PartData(data):
                         if self._reception is not None:
                             await self._reception.write(data)
-                    case PartBegin(headers):
-                        self._begin(headers.get("content-type"))
+                    case PartBegin():
+                        self._begin(event)
                     case PartEnd():
                         await self._finish()
         parser.finish()
 
     async def outcomes(self) -> list[PartOutcome]:
-        """What became of the parts, in their order, once all is done; an unfinished one is dropped."""
+        """What became of the parts, in their order, once all is done; an unfinished one is dropped.
+
+        Raises an ExceptionGroup of what nobody expected, after all parts came to an end.
+        """
         if self._reception is not None:
             await self._reception.abort()
             self._reception = None
-        return list(await asyncio.gather(*self._finishing))
+        tasks = [part for part in self._parts if isinstance(part, asyncio.Task)]
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        failures = [result for result in ended if isinstance(result, BaseException)]
+        if failures:
+            raise BaseExceptionGroup("parts failed for no reason of theirs", failures)
+        return [part.result() if isinstance(part, asyncio.Task) else part for part in self._parts]
 
     def _receive(self) -> Reception:
         return self._service.intake.receive(
@@ -170,31 +194,39 @@ class _Storing:
             traceparent=self._traceparent,
         )
 
-    def _begin(self, content_type: str | None) -> None:
-        if content_type is not None:
-            media = parse_accept(content_type)
-            if not media or media[0].type != DICOM:
-                return  # _finish says so
-        self._reception = self._receive()
+    def _begin(self, part: PartBegin) -> None:
+        if len(self._parts) == self._service.settings.max_parts:
+            raise HttpProblemError(
+                413,
+                "Content Too Large",
+                f"a request may have at most {self._service.settings.max_parts} parts",
+            )
+        fault = _fault_of(part)
+        if fault is None:
+            self._reception = self._receive()
+        else:
+            self._refused = IntakeRefused(CANNOT_UNDERSTAND, fault)
 
     async def _finish(self) -> None:
-        number = len(self._finishing) + 1
+        """The part is complete: go on with it in the background."""
+        number = len(self._parts) + 1
         reception, self._reception = self._reception, None
         if reception is None:
-            refused = IntakeRefused(
-                CANNOT_UNDERSTAND, f"the part's Content-Type is not {DICOM}, which this request has"
-            )
-            task = asyncio.create_task(_outcome_of_refusal(number, refused))
-        else:
+            self._parts.append(PartOutcome(number, refused=self._refused))
+            return
+        try:
             uid = reception.sop_instance_uid
             before = self._by_uid.get(uid) if uid else None
             if before is not None:  # of two parts with one UID the later one is the later one
                 await asyncio.wait({before})
             await self._window.acquire()
-            task = asyncio.create_task(self._finish_reception(number, reception))
-            if uid:
-                self._by_uid[uid] = task
-        self._finishing.append(task)
+        except asyncio.CancelledError:
+            await reception.abort()
+            raise
+        task = asyncio.create_task(self._finish_reception(number, reception))
+        self._parts.append(task)
+        if uid:
+            self._by_uid[uid] = task
 
     async def _finish_reception(self, number: int, reception: Reception) -> PartOutcome:
         try:
@@ -204,52 +236,16 @@ class _Storing:
         finally:
             self._window.release()
 
-    def _count(self, size: int) -> None:
-        self._received += size
-        if self._received > self._service.settings.max_body:
-            raise MultipartError(
-                f"the body is longer than the {self._service.settings.max_body} bytes allowed"
-            )
 
-
-async def _outcome_of_refusal(number: int, refused: IntakeRefused) -> PartOutcome:
-    return PartOutcome(number, refused=refused)
-
-
-def _content_type(request: Request) -> MediaRange:
-    """The request's Content-Type, if it is one that can be stored. Raises 400 and 415."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise HttpProblemError(
-            415, "Unsupported Media Type", "a Content-Encoding is not supported; send it plain"
-        )
-    header = request.headers.get("content-type")
-    if not header:
-        raise bad_request("the Content-Type is missing", supported=_SUPPORTED)
-    media = parse_accept(header)
-    if len(media) != 1:
-        raise bad_request("the Content-Type cannot be read", supported=_SUPPORTED)
-    content = media[0]
-    if content.type == DICOM:
-        return content
-    if content.type != "multipart/related" or content.root_type not in {DICOM, None}:
-        raise HttpProblemError(
-            415,
-            "Unsupported Media Type",
-            "instances are stored as application/dicom",
-            supported=_SUPPORTED,
-        )
-    if not content.parameters.get("boundary"):
-        raise bad_request("the Content-Type names no boundary", supported=_SUPPORTED)
-    return content
-
-
-async def _drain(request: Request) -> None:
-    """Read on so that the client comes to reading; a client that sends more is cut off."""
-    drained = 0
-    try:
-        async for chunk in request.stream():
-            drained += len(chunk)
-            if drained > _DRAIN:
-                return
-    except (ClientDisconnect, RuntimeError):  # gone, or the stream was read to its end already
-        return
+def _fault_of(part: PartBegin) -> str | None:
+    """What is wrong with the headers of a part; None if it may hold an instance."""
+    if part.error is not None:
+        return f"the part cannot be read: {part.error}"
+    content_type = part.headers.get("content-type")
+    if content_type is None:
+        return None  # that of the root, RFC 2387 3.1
+    media = parse_accept(content_type)
+    if len(media) == 1 and media[0].type == DICOM:
+        return None
+    named = f"is {media[0].type[:80]}" if len(media) == 1 else "cannot be read"
+    return f"the part's Content-Type {named}; this request stores {DICOM}"

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Sequence
+from itertools import pairwise
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imaging_ingestion.dicom.fragments import FramesError, UndividedFramesError
+from imaging_ingestion.dicom.fragments import EncapsulatedPixels, UndividedFramesError
 from imaging_ingestion.dicom.frames import (
     Frame,
     FrameBytes,
+    ImagePixels,
     NoSuchFrameError,
     NotAnImageError,
     image_pixels,
     locate_frames,
 )
-from imaging_ingestion.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, is_encapsulated
+from imaging_ingestion.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from imaging_ingestion.dicomweb.conditional import is_unchanged
 from imaging_ingestion.dicomweb.multipart_writer import MultipartWriter
 from imaging_ingestion.dicomweb.problem import HttpProblemError, bad_request, not_found
-from imaging_ingestion.dicomweb.representation import Representation, Stored, represent
-from imaging_ingestion.dicomweb.retrieved_resource import instance_url, look_up
+from imaging_ingestion.dicomweb.representation import (
+    OCTET_STREAM,
+    Representation,
+    Stored,
+    represent,
+)
+from imaging_ingestion.dicomweb.retrieved_resource import instance_url, look_up, payload_etag
 from imaging_ingestion.dicomweb.service import DicomwebService
 from imaging_ingestion.dicomweb.stored_object import StoredDataset
 from imaging_ingestion.dicomweb.streamed_answer import StreamedAnswer
@@ -41,45 +48,43 @@ class WadoFrames:
         numbers = frame_numbers(request.path_params.get("frames", ""))
         ranges = self._service.accepts(request)
         resource = await look_up(self._service, request)
-        instance = await resource.only_instance()
-        stored = Stored.pixels(instance.transfer_syntax_uid, single=len(numbers) == 1)
         dataset = await StoredDataset.open(
-            self._service, instance, lambda scanner: scanner.header_complete
+            self._service, await resource.only_instance(), lambda scanner: scanner.header_complete
         )
         try:
-            # Whether it is an image at all goes before how it may be sent: 404 before 406.
-            frames = await find_frames(dataset, numbers)
-            chosen = represent(ranges, stored)
+            # Whether the frames are there goes before how they may be sent: 404 before 406.
+            pixels, frames = await _find_frames(dataset, numbers)
+            chosen = represent(ranges, stored_pixels(pixels, dataset, single=len(frames) == 1))
+            url = f"{instance_url(resource.base_url, dataset.instance)}/frames"
+            locations = [f"{url}/{number}" for number in numbers]
+            return await frames_answer(request, dataset, frames, locations, chosen)
         except BaseException:
             await dataset.close()
             raise
-        etag = resource.etag("frames", str(numbers), str(chosen))
-        if is_unchanged(request.headers, etag):
-            await dataset.close()
-            return Response(status_code=304, headers={"ETag": etag})
-        url = f"{instance_url(resource.base_url, dataset.instance)}/frames"
-        return frames_answer(dataset, frames, chosen, url, etag)
 
 
 def frame_numbers(text: str) -> list[int]:
     """The numbers of a frame list, ascending from 1 (PS3.18 10.1.1). Raises 400 (W15)."""
     numbers = [int(number) for number in text.split(",")] if _FRAME_LIST.fullmatch(text) else []
-    if not numbers or numbers[0] < 1 or any(a >= b for a, b in zip(numbers, numbers[1:])):
+    if not numbers or numbers[0] < 1 or any(a >= b for a, b in pairwise(numbers)):
         raise bad_request("the frame list is not made of ascending numbers from 1, like 1,2,5")
     return numbers
 
 
-async def find_frames(dataset: StoredDataset, numbers: Sequence[int]) -> list[Frame]:
-    """Where the frames are. Raises 404 if they are not there, 406 if they cannot be told apart."""
+async def _find_frames(
+    dataset: StoredDataset, numbers: Sequence[int]
+) -> tuple[ImagePixels, list[Frame]]:
+    """The image and its frames. Raises 404 if they are not there, 406 if they cannot be told."""
     try:
-        return await dataset.answer(locate_frames(image_pixels(dataset.header), numbers))
+        pixels = image_pixels(dataset.header)
+        return pixels, await dataset.answer(locate_frames(pixels, numbers))
     except (NotAnImageError, NoSuchFrameError) as error:
         raise not_found(str(error)) from None
-    except FramesError as error:
+    except UndividedFramesError as error:
         raise undivided(error) from None
 
 
-def undivided(error: FramesError) -> HttpProblemError:
+def undivided(error: UndividedFramesError) -> HttpProblemError:
     """406: Pixel Data whose frames cannot be told apart."""
     return HttpProblemError(
         406,
@@ -88,30 +93,43 @@ def undivided(error: FramesError) -> HttpProblemError:
     )
 
 
-def pixel_content_type(dataset: StoredDataset, chosen: Representation) -> str:
-    """The Content-Type of frames: what they are, and in which transfer syntax (8.7.9, W5)."""
+def stored_pixels(pixels: ImagePixels, dataset: StoredDataset, *, single: bool) -> Stored:
+    """What an image's frames can be had as."""
     uid = dataset.header.transfer_syntax_uid
-    named = uid if is_encapsulated(uid) else EXPLICIT_VR_LITTLE_ENDIAN
-    return f"{chosen.media_type}; transfer-syntax={named}"
+    if isinstance(pixels, EncapsulatedPixels):
+        return Stored.codestreams(uid, single=single)
+    return Stored.octets(uid, single=single)
 
 
-def frames_answer(
-    dataset: StoredDataset, frames: Sequence[Frame], chosen: Representation, url: str, etag: str
+async def frames_answer(
+    request: Request,
+    dataset: StoredDataset,
+    frames: Sequence[Frame],
+    locations: Sequence[str],
+    chosen: Representation,
 ) -> Response:
-    """The frames as a body, each at `url`/number; the data set is closed with it."""
-    content_type = pixel_content_type(dataset, chosen)
-    headers = {"ETag": etag, "Vary": "Accept, Host"}
+    """The frames, each at its URL, as a body; the data set is closed with it."""
+    numbers = ",".join(str(frame.number) for frame in frames)
+    etag = payload_etag(dataset.instance, *locations[:1], numbers, multipart=chosen.multipart)
+    headers = {"ETag": etag, "Vary": "Accept"}
+    if is_unchanged(request.headers, etag):
+        await dataset.close()
+        return Response(status_code=304, headers=headers)
+    # Every part names what it really is (8.7.9, W5).
+    uid = dataset.header.transfer_syntax_uid
+    named = EXPLICIT_VR_LITTLE_ENDIAN if chosen.media_type == OCTET_STREAM else uid
+    content_type = f"{chosen.media_type}; transfer-syntax={named}"
     if not chosen.multipart:
-        (frame,) = frames
         return StreamedAnswer(
-            frame_pieces(dataset, frame),
-            headers={**headers, "Content-Type": content_type},
-            length=frame.length,
+            frame_pieces(dataset, frames[0]),
+            headers={**headers, "Content-Type": content_type, "Content-Location": locations[0]},
+            length=frames[0].length,
             release=dataset.close,
         )
     writer = MultipartWriter(chosen.media_type)
     heads = [
-        writer.head(content_type, f"{url}/{frame.number}", frame.length) for frame in frames
+        writer.head(content_type, location, frame.length)
+        for frame, location in zip(frames, locations, strict=True)
     ]
     length = sum(map(len, heads)) + sum(frame.length for frame in frames) + len(writer.end())
 

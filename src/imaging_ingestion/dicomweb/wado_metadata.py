@@ -46,7 +46,7 @@ class WadoMetadata:
         resource = await look_up(self._service, request)
         offer = choice.offer
         etag = resource.etag(str(offer), resource.base_url)
-        headers = {"ETag": etag, "Vary": "Accept, Host"}
+        headers = {"ETag": etag, "Vary": "Accept"}
         if is_unchanged(request.headers, etag):
             return Response(status_code=304, headers=headers)
         study = request.path_params["study"]

@@ -2,9 +2,9 @@
 
 Within a study, series and instances come in the order in which they arrived. Over a whole space the
 newest study comes first (by Study Date, undated ones last, then by arrival), its series or
-instances after it. The order is total, so pages join without gaps and repeats; it is that of the
-index `study_by_date` read backwards, in two segments, since the two databases put nulls at
-different ends.
+instances after it. The order is total, so pages join without gaps and repeats. Where many rows may
+be found it is that of the index `study_by_date` read backwards, in two segments, since the two
+databases put nulls at different ends (see `query_start`).
 
 What is a column is asked in SQL. When a key is for anything else, SQL finds the rows that may
 match, in order, and `Identifier.matches` decides about them, batch by batch: the memory stays
@@ -13,37 +13,37 @@ bounded and the pages exact, and a search that would read more than `scan_limit`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
-import zstandard
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
-from imaging_ingestion.dicom.criterion import Element
-from imaging_ingestion.dicom.matching import TIMEZONE_OFFSET_FROM_UTC, Identifier
+from imaging_ingestion.dicom.matching import Identifier
 from imaging_ingestion.manifest.attribute_levels import Level, level_of
 from imaging_ingestion.manifest.database import Database
 from imaging_ingestion.manifest.query_attributes import COLUMN_ATTRIBUTES, MODALITIES_IN_STUDY
+from imaging_ingestion.manifest.query_match import (
+    Asked,
+    Match,
+    Row,
+    data_set_of,
+    matches_of,
+    metadata_of,
+    unpacked,
+)
 from imaging_ingestion.manifest.query_sql import Condition, conditions_of
-from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
-
-Row = sa.Row[Any]
+from imaging_ingestion.manifest.query_start import start_of
+from imaging_ingestion.manifest.schema import instance, series, study
 
 #: Results beyond the page are counted up to here; more are "at least".
-COUNT_LIMIT = 10_000
+COUNT_LIMIT = 2_000
 #: Rows that are looked at to count further matches once a page is full.
 COUNT_SCAN = 1_000
 #: Rows read at once while the matcher decides.
-SCAN_BATCH = 100
-#: Parameters of one IN list.
-_IN_LIST = 1024
-
-#: A data set may unpack to this; the scanner's limit on the header is the same.
-_LARGEST_METADATA = 64 << 20
+SCAN_BATCH = 250
 
 
 class TooBroadError(Exception):
@@ -68,21 +68,7 @@ class Search:
     series_instance_uid: str | None = None
     offset: int = 0
     limit: int = 100
-    scan_limit: int = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A result: its row and those of its parents, with all their columns.
-
-    `modalities_in_study` is of the live series, sorted. `series` is None for a study, `instance`
-    for a study or series.
-    """
-
-    study: Row
-    modalities_in_study: tuple[str, ...]
-    series: Row | None = None
-    instance: Row | None = None
+    scan_limit: int = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +96,6 @@ async def search(database: Database, wanted: Search) -> Page:
     if conditions.exact:
         return await database.read(_page, wanted, conditions.all)
     return await _scan(database, wanted, conditions.all)
-
-
-def metadata_of(connection: Connection, instance_pks: Sequence[int]) -> dict[int, bytes]:
-    """The data sets of instances, as DICOM JSON, by primary key; what is gone by now is left out.
-
-    Raises zstandard.ZstdError for a damaged row.
-    """
-    unpack = zstandard.ZstdDecompressor()
-    return {
-        pk: unpack.decompress(blob, max_output_size=_LARGEST_METADATA)
-        for pk, blob in _in_lists(
-            connection,
-            sa.select(instance_metadata.c.instance_pk, instance_metadata.c.json_zstd),
-            instance_metadata.c.instance_pk,
-            instance_pks,
-        )
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +128,9 @@ class _Segment:
         """The rows behind a position, in order."""
         behind: Condition = sa.false()
         for (column, down), value in reversed(list(zip(self.order, position, strict=True))):
-            beyond = column < value if down else column > value
+            beyond: Condition = sa.false()  # nothing is behind an unknown date but its equals
+            if value is not None:
+                beyond = column < value if down else column > value
             behind = sa.or_(beyond, sa.and_(column == value, behind))
         first, down = self.order[0]
         # The first column alone, so that an index is entered at the position.
@@ -182,7 +153,7 @@ def _page(connection: Connection, wanted: Search, conditions: list[Condition]) -
             skipped = 0
         elif skipped:
             skipped = max(0, skipped - _count(connection, segment))
-    matches = _matches(connection, wanted.level, rows[: wanted.limit])
+    matches = matches_of(connection, wanted.level, rows[: wanted.limit])
     if len(rows) <= wanted.limit:
         return Page(matches)
     most = wanted.offset + wanted.limit + COUNT_LIMIT
@@ -221,11 +192,11 @@ async def _scan(database: Database, wanted: Search, conditions: list[Condition])
                 if len(rows) < wanted.limit:
                     raise TooBroadError(wanted.scan_limit)
                 return Page(
-                    await database.read(_matches, wanted.level, rows),
+                    await database.read(matches_of, wanted.level, rows),
                     beyond,
                     remaining_is_exact=False,
                 )
-    return Page(await database.read(_matches, wanted.level, rows), beyond)
+    return Page(await database.read(matches_of, wanted.level, rows), beyond)
 
 
 def _scan_batch(
@@ -236,51 +207,17 @@ def _scan_batch(
     rows = connection.execute(statement.limit(SCAN_BATCH)).all()
     if not rows:
         return [], position, 0
-    needed = {
-        level_of(tag)
-        for tag in wanted.identifier.tags()
-        if tag not in COLUMN_ATTRIBUTES and tag != MODALITIES_IN_STUDY
-    }
-    if wanted.identifier.private:
-        needed.add(Level.INSTANCE)
+    asked = Asked(wanted.identifier)
     data_sets: dict[int, bytes] = {}
-    if Level.INSTANCE in needed:
+    if Level.INSTANCE in asked.levels:
         data_sets = metadata_of(connection, [row.id for row in rows])
     found: list[Row] = []
-    for match in _matches(connection, wanted.level, rows):
-        row = match.instance or match.series or match.study
-        if wanted.identifier.matches(_data_set(match, needed, data_sets.get(row.id))):
-            found.append(row)
+    for match in matches_of(connection, wanted.level, rows):
+        packed = data_sets.get(match.own.id)
+        metadata = None if packed is None else unpacked(packed)
+        if wanted.identifier.matches(data_set_of(match, asked, metadata)):
+            found.append(match.own)
     return found, segment.position(rows[-1]), len(rows)
-
-
-def _data_set(match: Match, needed: set[Level], metadata: bytes | None) -> dict[str, Element]:
-    """What the manifest knows of a match, as a data set for the matcher.
-
-    `needed` are the levels of which attributes that are no columns are asked. A column goes before
-    what a DICOM JSON object says, as in a search in SQL.
-    """
-    elements: dict[str, Element] = {}
-    rows = {Level.STUDY: match.study, Level.SERIES: match.series, Level.INSTANCE: match.instance}
-    if metadata is not None:
-        elements.update(_decode(metadata))
-    if Level.SERIES in needed and match.series is not None:
-        elements.update(_decode(match.series.attributes))
-    if Level.STUDY in needed:
-        elements.update(_decode(match.study.attributes))
-    for attribute in COLUMN_ATTRIBUTES.values():
-        row = rows[attribute.level]
-        if row is not None:
-            value = row._mapping[attribute.column.name]  # noqa: SLF001
-            elements[f"{attribute.tag:08X}"] = attribute.element(value)
-    elements[f"{MODALITIES_IN_STUDY:08X}"] = {"vr": "CS", "Value": match.modalities_in_study}
-    own = match.instance or match.series or match.study
-    zone = own.timezone_offset_from_utc
-    elements[f"{TIMEZONE_OFFSET_FROM_UTC:08X}"] = {"vr": "SH", "Value": [zone] if zone else []}
-    return elements
-
-
-_decode = msgspec.json.Decoder(dict[str, dict[str, Any]]).decode
 
 
 def _segments(
@@ -289,26 +226,33 @@ def _segments(
     """The results in order; none if the study or series that is searched in is not there."""
     own = {Level.STUDY: study, Level.SERIES: series, Level.INSTANCE: instance}[wanted.level]
     live = instance.c.deleted_at.is_(None) if own is instance else own.c.number_of_instances > 0
-    statement = sa.select(own).where(own.c.space == wanted.space, live, *conditions)
     asked = {
         COLUMN_ATTRIBUTES[tag].level for tag in wanted.identifier.tags() if tag in COLUMN_ATTRIBUTES
     }
-    if MODALITIES_IN_STUDY in wanted.identifier.tags() or wanted.study_instance_uid is None:
+    in_space = wanted.study_instance_uid is None
+    if in_space or MODALITIES_IN_STUDY in wanted.identifier.tags():
         asked.add(Level.STUDY)
     tables: sa.FromClause = own
     if own is instance and Level.SERIES in asked:
         tables = tables.join(series, series.c.id == own.c.series_pk)
     if own is not study and Level.STUDY in asked:
         tables = tables.join(study, study.c.id == own.c.study_pk)
-    statement = statement.select_from(tables)
-    if wanted.study_instance_uid is not None:
+    statement = sa.select(own).select_from(tables).where(live, *conditions)
+    if not in_space:
         scope = _scope(connection, wanted, own)
         return [] if scope is None else [_Segment.of(statement.where(scope), (own.c.id, False))]
     rest: tuple[tuple[ColumnElement[Any], bool], ...] = ((study.c.id, True),)
     if own is not study:
-        statement = statement.where(study.c.space == wanted.space)
         rest = (*rest, (own.c.id, False))
+    # The space is said of one table only, that where the search begins: said of others as well, it
+    # would invite a planner to begin there.
+    start = start_of(connection, wanted.identifier, wanted.space)
     day = study.c.study_date
+    if start is not None:
+        undated = sa.case((day.is_(None), 1), else_=0)
+        ordered = ((undated, False), (day, True), *rest)
+        return [_Segment.of(statement.where(*start.conditions), *ordered)]
+    statement = statement.where(study.c.space == wanted.space)
     return [
         _Segment.of(statement.where(day.is_not(None)), (day, True), *rest),
         _Segment.of(statement.where(day.is_(None)), *rest),
@@ -325,10 +269,9 @@ def _scope(connection: Connection, wanted: Search, own: sa.Table) -> Condition |
     ).scalar_one_or_none()
     if study_pk is None:
         return None
-    if own is study:
-        return own.c.id == study_pk
+    of_study: Condition = (own.c.id if own is study else own.c.study_pk) == study_pk
     if wanted.series_instance_uid is None:
-        return own.c.study_pk == study_pk
+        return of_study
     series_pk = connection.execute(
         sa.select(series.c.id).where(
             series.c.study_pk == study_pk,
@@ -337,65 +280,5 @@ def _scope(connection: Connection, wanted: Search, own: sa.Table) -> Condition |
     ).scalar_one_or_none()
     if series_pk is None:
         return None
-    return own.c.id == series_pk if own is series else own.c.series_pk == series_pk
-
-
-def _matches(connection: Connection, level: Level, rows: Sequence[Row]) -> list[Match]:
-    """Rows with their parents: one statement a table, however many rows there are.
-
-    A row whose parents have been deleted in the meantime is left out.
-    """
-    if not rows:
-        return []
-    if level is Level.STUDY:
-        modalities = _modalities(connection, [row.id for row in rows])
-        return [Match(row, modalities.get(row.id, ())) for row in rows]
-    study_pks = list({row.study_pk for row in rows})
-    studies = _by_pk(connection, study, study_pks)
-    modalities = _modalities(connection, study_pks)
-    found = []
-    if level is Level.SERIES:
-        for row in rows:
-            parent = studies.get(row.study_pk)
-            if parent is not None:
-                found.append(Match(parent, modalities.get(row.study_pk, ()), row))
-        return found
-    all_series = _by_pk(connection, series, list({row.series_pk for row in rows}))
-    for row in rows:
-        parent, of_series = studies.get(row.study_pk), all_series.get(row.series_pk)
-        if parent is not None and of_series is not None:
-            found.append(Match(parent, modalities.get(row.study_pk, ()), of_series, row))
-    return found
-
-
-def _by_pk(connection: Connection, table: sa.Table, pks: Sequence[int]) -> dict[int, Row]:
-    return {row.id: row for row in _in_lists(connection, sa.select(table), table.c.id, pks)}
-
-
-def _modalities(connection: Connection, study_pks: Sequence[int]) -> dict[int, tuple[str, ...]]:
-    """Modalities in Study (0008,0061) of studies, sorted (index series_uid)."""
-    statement = (
-        sa.select(series.c.study_pk, series.c.modality)
-        .where(series.c.number_of_instances > 0, series.c.modality.is_not(None))
-        .distinct()
-    )
-    found: dict[int, tuple[str, ...]] = {}
-    for study_pk, modality in _in_lists(connection, statement, series.c.study_pk, study_pks):
-        found[study_pk] = tuple(sorted((*found.get(study_pk, ()), modality)))
-    return found
-
-
-def _in_lists(
-    connection: Connection,
-    statement: sa.Select[Any],
-    column: ColumnElement[int],
-    values: Sequence[int],
-) -> Iterator[Row]:
-    """The rows whose column is one of the values.
-
-    Lists are filled up to a power of two with a value repeated: few statements to prepare.
-    """
-    for start in range(0, len(values), _IN_LIST):
-        part = list(values[start : start + _IN_LIST])
-        part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
-        yield from connection.execute(statement.where(column.in_(part)))
+    of_series: Condition = (own.c.id if own is series else own.c.series_pk) == series_pk
+    return of_series

@@ -107,6 +107,11 @@ def pattern_condition(column: ColumnElement[Any], pattern: Pattern, dialect: str
     return sa.and_(*bounds, column.like(_like(pattern), escape=_LIKE_ESCAPE))
 
 
+def test_condition(attribute: ColumnAttribute, test: ValueTest, dialect: str) -> Condition:
+    """What the column satisfies if the attribute passes the test (and perhaps if it does not)."""
+    return _test(attribute, test, dialect).all[0]
+
+
 def behind_prefix(prefix: str) -> str | None:
     """The least text, by code points, behind every text with the prefix; None if there is none."""
     kept = prefix.rstrip("\U0010ffff")

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -269,20 +268,18 @@ asyncio.run(main())
 
 
 async def test_only_what_dead_processes_left_is_removed_at_the_start(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", DIE, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DIE, str(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         assert process.stdout is not None
-        assert await asyncio.to_thread(process.stdout.readline) == b"written\n"
+        assert await process.stdout.readline() == b"written\n"
         beside = DirectorySpace("s", tmp_path)
         assert len(unpublished(beside)) == 1  # of a living process
         await beside.close()
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        await process.communicate()
     (tmp_path / ".incoming" / "stray").write_bytes(b"not ours")
     after = DirectorySpace("s", tmp_path)
     assert [path.name for path in unpublished(after)] == ["stray"]

@@ -1,0 +1,79 @@
+"""`up`: run a site."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from imaging_ingestion.resources.plan import SitePlan, built_in_plan, runnable
+from imaging_ingestion.resources.site_file import SiteError, read_site
+
+
+def run(
+    files: Sequence[Path], data: Path, host: str, http_port: int, *, log_json: bool = False
+) -> None:
+    """Run until SIGINT or SIGTERM; exit code 2 if the site cannot be run."""
+    configure_logging(as_json=log_json)
+    try:
+        plan = plan_of(files)
+        _serve(plan, data, host, http_port)
+    except SiteError as error:
+        print("The site cannot be run:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except OSError as error:
+        print(f"imaging-ingestion: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def plan_of(files: Sequence[Path]) -> SitePlan:
+    """What is to be run: the files' resources, or the built-in site. Raises SiteError."""
+    return runnable(read_site(files)) if files else built_in_plan()
+
+
+def configure_logging(*, as_json: bool) -> None:
+    """One line per event on standard error, with keys."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _serve(plan: SitePlan, data: Path, host: str, http_port: int) -> None:
+    # Late, so that a mistake in a site file is told at once.
+    from imaging_ingestion.site import RunningSite, run_site
+
+    def ready(site: RunningSite) -> None:
+        print(f"imaging-ingestion is ready at {site.base_url}", flush=True)
+        print(f"  DICOMweb {site.base_url}/dicom-web", flush=True)
+        print(f"  API      {site.base_url}/api/docs", flush=True)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(run_site(plan, data=data, host=host, http_port=http_port, ready=ready))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """uvloop where it is to be had."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop

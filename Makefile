@@ -1,0 +1,62 @@
+# Two commands do all set-up by themselves: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+#: Test processes side by side.
+JOBS ?= 2
+VALIDATOR := tests/support/fhir-validator
+
+.PHONY: demo test lint types layers check format fuzz bench docs clean
+
+demo: $(VENV)/.ready  ## the whole flow with a sample study, on embedded defaults
+	$(BIN)/imaging-ingestion demo
+
+test: $(VENV)/.ready-dev $(VALIDATOR)/node_modules/.ready  ## every test, against real servers
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-dev  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready-dev  ## mypy --strict over the package
+	$(BIN)/mypy
+
+layers: $(VENV)/.ready-dev  ## which room may import which
+	$(BIN)/lint-imports
+
+check: lint types layers
+
+format: $(VENV)/.ready-dev  ## mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.ready-dev  ## the pages that are made from the code
+	$(BIN)/python scripts/make_configuration_reference.py > docs/configuration.md
+
+bench: $(VENV)/.ready-dev  ## beside Orthanc, in one run
+	$(BIN)/python benchmarks/dicomweb.py
+
+clean:
+	rm -rf $(VENV) build dist $(VALIDATOR)/node_modules
+
+# Debian's python3 comes without ensurepip, so the environment is made without pip and filled by the
+# pip that is there.
+$(VENV)/bin/python:
+	$(PYTHON) scripts/check_python.py
+	$(PYTHON) -m venv --without-pip $(VENV)
+
+$(VENV)/.ready: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PYTHON) -m pip --python $(VENV)/bin/python install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PYTHON) -m pip --python $(VENV)/bin/python install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	touch $(VENV)/.ready $@
+
+$(VALIDATOR)/node_modules/.ready: $(VALIDATOR)/package.json
+	scripts/need_commands curl:curl npm:npm
+	npm install --prefix $(VALIDATOR) --no-package-lock --no-audit --no-fund --silent
+	touch $@

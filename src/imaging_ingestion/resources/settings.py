@@ -1,0 +1,148 @@
+"""Every key of ConfigMaps and Secrets that means something to us, upstream's names first.
+
+The same keys are the environment names of a single component.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key; `reader` is the kind that names the ConfigMap or Secret in which it stands."""
+
+    name: str
+    reader: str
+    meaning: str
+    default: str = ""
+    is_secret: bool = False
+
+
+_CORE = "DicomEventDrivenIngestion"
+_SERVICE = "DicomwebIngestionService"
+_INSTANCE_BINDING = "DicomInstanceBinding"
+_STUDY_BINDING = "DicomStudyBinding"
+_BINDINGS = f"{_INSTANCE_BINDING}, {_STUDY_BINDING}"
+_DIMSE = "DimseIngestionService, DimseProxy"
+_LATER = "Not read by this version."
+
+_OBJECT_STORE = tuple(
+    Setting(name, _SERVICE, f"{what} {_LATER}", is_secret=secret)
+    for name, what, secret in (
+        ("BUCKET_HOST", "Host of an S3 object store.", False),
+        ("BUCKET_PORT", "Its port.", False),
+        ("BUCKET_NAME", "Name of the bucket.", False),
+        ("BUCKET_REGION", "Region of the bucket.", False),
+        ("BUCKET_SUBREGION", "Part of the region.", False),
+        ("AWS_ACCESS_KEY_ID", "Access key of the bucket.", True),
+        ("AWS_SECRET_ACCESS_KEY", "Its secret.", True),
+        ("AZURE_STORAGE_CONNECTION_STRING", "Everything about an Azure account.", True),
+        ("AZURE_CONTAINER_NAME", "Name of the container.", False),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "Name of the account.", False),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "Key of the account.", True),
+    )
+)
+
+_DIMSE_KEYS = tuple(
+    Setting(f"DIMSE_{name}", reader, f"{what} {_LATER}", is_secret=secret)
+    for name, reader, what, secret in (
+        ("AE", _DIMSE, "AE title of the service.", False),
+        ("PORT", _DIMSE, "Port it listens on.", False),
+        ("CONFIG_PATH", _DIMSE, "Folder of its presentation contexts.", False),
+        ("TARGET_AE", f"DimseProxy, {_INSTANCE_BINDING}", "AE title of the target.", False),
+        ("TARGET_HOST", f"DimseProxy, {_INSTANCE_BINDING}", "Host of the target.", False),
+        ("TARGET_PORT", f"DimseProxy, {_INSTANCE_BINDING}", "Port of the target.", False),
+        ("NATS_URL", _DIMSE, "NATS server between the networks.", False),
+        ("NATS_TLS_ENABLED", _DIMSE, "Whether it is spoken to over TLS.", False),
+        ("NATS_SUBJECT_ROOT", _DIMSE, "First word of the subjects.", False),
+        ("NATS_SUBJECT_CHANNEL", _DIMSE, "A or B, the other one than the peer's.", False),
+        ("NATS_AUTH_TOKEN", _DIMSE, "Token of the NATS server.", True),
+        ("TLS_ENABLED", _DIMSE, "Whether DIMSE is spoken over TLS.", False),
+        ("TLS_KEYSTORE", _DIMSE, "File of certificate and key.", False),
+        ("TLS_KEYSTORE_TYPE", _DIMSE, "Its format.", False),
+        ("TLS_KEYSTORE_PASSWORD", _DIMSE, "Its password.", True),
+        ("TLS_TRUSTSTORE", _DIMSE, "File of the certificates that are trusted.", False),
+        ("TLS_TRUSTSTORE_TYPE", _DIMSE, "Its format.", False),
+        ("TLS_TRUSTSTORE_PASSWORD", _DIMSE, "Its password.", True),
+        ("TLS_PROTOCOL_VERSIONS", _DIMSE, "Versions of TLS that are spoken.", False),
+        ("TLS_CIPHER_SUITES", _DIMSE, "Cipher suites that are offered.", False),
+    )
+)
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("DB_KIND", _CORE, "`postgresql` or `sqlite`.", "`postgresql`"),
+    Setting("DB_HOST", _CORE, "Host of the PostgreSQL server.", "`localhost`"),
+    Setting("DB_PORT", _CORE, "Its port.", "`5432`"),
+    Setting(
+        "DB_NAME",
+        _CORE,
+        "Name of the database; with `sqlite` its file, in the data folder unless absolute.",
+        "`postgres`; with `sqlite` the core's name and `.db`",
+    ),
+    Setting("DB_USER", _CORE, "User name."),
+    Setting("DB_PASS", _CORE, "Password.", is_secret=True),
+    Setting("DATASOURCE_MAX_SIZE", _CORE, "Connections to PostgreSQL at most.", "`16`"),
+    Setting(
+        "LOCAL_STORAGE_PATH",
+        _SERVICE,
+        "Folder of the space, in the data folder unless absolute.",
+        "`spaces/` and the space's name",
+    ),
+    Setting(
+        "WADO_INTERNAL_ENDPOINT",
+        _SERVICE,
+        "DICOMweb root of the space that events name.",
+        "this server's",
+    ),
+    Setting(
+        "WADO_EXTERNAL_ENDPOINT",
+        _SERVICE,
+        "DICOMweb root of the space that clients see in answers.",
+        "as the request came",
+    ),
+    Setting(
+        "STOW_ENDPOINT",
+        _INSTANCE_BINDING,
+        "DICOMweb root of the target, or its `/studies`; a path is one of this server.",
+        "required",
+    ),
+    Setting("STOW_AUTH_TOKEN", _INSTANCE_BINDING, "Bearer token.", is_secret=True),
+    Setting(
+        "SELECTOR",
+        _BINDINGS,
+        "Comma-separated regular expressions, one of which the whole provider name must match.",
+        "every provider",
+    ),
+    Setting(
+        "FHIR_ENDPOINT",
+        _STUDY_BINDING,
+        "Base URL of the FHIR R4 server; a path is one of this server.",
+        "this or the next is required",
+    ),
+    Setting(
+        "IMAGINGSTUDY_ENDPOINT",
+        _STUDY_BINDING,
+        "URL of the ImagingStudy resources, where a server takes nothing else.",
+    ),
+    Setting("IMAGING_STUDY_ENDPOINT", _STUDY_BINDING, "The same."),
+    Setting("FHIR_AUTH_TOKEN", _STUDY_BINDING, "Bearer token.", is_secret=True),
+    Setting("FHIR_AUTH_USERNAME", _STUDY_BINDING, "User name, where there is no token."),
+    Setting("FHIR_AUTH_PASSWORD", _STUDY_BINDING, "Its password.", is_secret=True),
+    Setting(
+        "FHIR_TIME_ZONE",
+        _STUDY_BINDING,
+        "Ours: IANA name of the time zone of times that come without an offset.",
+        "`UTC`",
+    ),
+    Setting(
+        "FHIR_PATIENT_ID_SYSTEM",
+        _STUDY_BINDING,
+        "Ours: namespace URI of Patient IDs that come without an issuer.",
+    ),
+    *_OBJECT_STORE,
+    *_DIMSE_KEYS,
+    Setting("PROVIDER_NAME", _SERVICE, f"Of a single component: `providerName`. {_LATER}"),
+    Setting("EVENT_SOURCE", _CORE, f"Source of CloudEvents. {_LATER}"),
+    Setting("K_SINK", _CORE, f"Where Knative wants CloudEvents sent. {_LATER}"),
+)

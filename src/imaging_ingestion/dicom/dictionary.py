@@ -54,7 +54,7 @@ def _entry(tag: int) -> tuple[str, str] | None:
 
 
 def vr_of(tag: int) -> str | None:
-    """The VR of a standard attribute ("US or SS" and the like where it depends); None if unknown."""
+    """The VR of a standard attribute ("US or SS" and so on where it depends); None if unknown."""
     entry = _entry(tag)
     return entry[0] if entry else None
 
@@ -73,6 +73,11 @@ def tag_of(keyword: str) -> int | None:
 def transfer_syntax_name(uid: str) -> str | None:
     """The name of a standard transfer syntax; None if unknown."""
     return _dictionary().transfer_syntaxes.get(uid)
+
+
+def transfer_syntaxes() -> dict[str, str]:
+    """Every standard transfer syntax: UID to name."""
+    return dict(_dictionary().transfer_syntaxes)
 
 
 def storage_sop_classes() -> dict[str, str]:

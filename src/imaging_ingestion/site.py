@@ -8,14 +8,17 @@ database closes.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -25,22 +28,18 @@ from starlette.types import Receive, Scope, Send
 from imaging_ingestion.api.app import CoreHandle, create_api
 from imaging_ingestion.api.landing import landing_page
 from imaging_ingestion.api.metrics import Metrics
-from imaging_ingestion.bindings.fhir.binding import FhirBinding
-from imaging_ingestion.bindings.http_target import Credentials, HttpTarget
-from imaging_ingestion.bindings.selector import SelectorError, parse_selector
-from imaging_ingestion.bindings.stow import StowBinding
+from imaging_ingestion.bindings.selector import Selector, SelectorError, parse_selector
 from imaging_ingestion.brokers.embedded import BrokerSettings, EmbeddedBroker
 from imaging_ingestion.brokers.settling import Settling
 from imaging_ingestion.dicomweb.app import create_dicomweb
 from imaging_ingestion.dicomweb.service import DicomwebService, DicomwebSettings
-from imaging_ingestion.events.broker import Handler, Subscription
-from imaging_ingestion.events.model import DICOM_AVAILABLE, STUDY_REVISION
 from imaging_ingestion.events.stored import ConflictPolicy
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.intake import Intake, IntakeSettings
-from imaging_ingestion.manifest.database import Database, open_database
-from imaging_ingestion.manifest.migrate import migrate
-from imaging_ingestion.resources.plan import CorePlan, FhirPlan, SitePlan, SpacePlan, StowPlan
+from imaging_ingestion.manifest.database import Database, is_away, open_database
+from imaging_ingestion.manifest.event_data import SpaceUrl
+from imaging_ingestion.manifest.migrate import NewerSchemaError, migrate
+from imaging_ingestion.resources.plan import CorePlan, SitePlan, SpacePlan
 from imaging_ingestion.resources.site_file import SiteError
 from imaging_ingestion.storage.directory import DirectorySpace
 from imaging_ingestion.storage.space import Space
@@ -70,6 +69,7 @@ class _Core:
     broker: EmbeddedBroker
     spaces: dict[str, Space]
     services: dict[str, DicomwebService]
+    space_url: SpaceUrl
 
     def handle(self) -> CoreHandle:
         return CoreHandle(
@@ -78,28 +78,9 @@ class _Core:
             broker=self.broker,
             bindings=tuple(binding.name for binding in self.plan.bindings),
             spaces=tuple(self.spaces),
-            wait_for_commit=_Commits(self.broker).wait,
+            next_commit=self.broker.next_commit,
+            space_url=self.space_url,
         )
-
-
-class _Commits:
-    """Lets any number of readers wait for the next commit of this process."""
-
-    def __init__(self, broker: EmbeddedBroker) -> None:
-        self._next: asyncio.Event = asyncio.Event()
-        broker.on_commit(self._happened)
-
-    async def wait(self, timeout: float) -> None:
-        waiting = self._next
-        try:
-            async with asyncio.timeout(timeout):
-                await waiting.wait()
-        except TimeoutError:
-            return
-
-    def _happened(self) -> None:
-        happened, self._next = self._next, asyncio.Event()
-        happened.set()
 
 
 async def run_site(
@@ -110,30 +91,68 @@ async def run_site(
     http_port: int,
     ready: Callable[[RunningSite], None] | None = None,
 ) -> None:
-    """Run until SIGINT or SIGTERM. `http_port` 0 takes a free one; `ready` is told when it answers.
-
-    Raises SiteError if the plan cannot be run, OSError if the address is taken.
-    """
+    """Run until SIGINT or SIGTERM; `ready` is told when it answers. See `running_site`."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    data.mkdir(parents=True, exist_ok=True)
+    async with running_site(plan, data=data, host=host, http_port=http_port) as site:
+        if ready is not None:
+            ready(site)
+        await stopping.wait()
+
+
+@asynccontextmanager
+async def running_site(
+    plan: SitePlan, *, data: Path, host: str, http_port: int
+) -> AsyncIterator[RunningSite]:
+    """A site that answers while the context lasts. `http_port` 0 takes a free one.
+
+    Raises SiteError if the plan cannot be run, OSError if the address is taken or a folder cannot
+    be used.
+    """
+    selectors = _selectors(plan)
+    _prepare(data)
     front = _Front()
     async with AsyncExitStack() as stack:
         server = HttpServer(front, host, http_port)
         await server.start()
+        stack.push_async_callback(server.stop)
         base_url = _base_url(host, server.port)
-        cores = {core.name: await _start_core(stack, core, data, base_url) for core in plan.cores}
-        # Stopped first: nothing new comes in while the rest finishes.
+        cores = {
+            core.name: await _start_core(stack, core, data, base_url, selectors)
+            for core in plan.cores
+        }
+        # Stopped before the cores, which are still needed for what is in hand.
         stack.push_async_callback(server.stop)
         front.app = _application(cores)
         stack.callback(front.app.state.api.state.stopping.set)
         log.info("site.ready", url=base_url, cores=list(cores))
-        if ready is not None:
-            ready(RunningSite(host, server.port))
-        await stopping.wait()
+        yield RunningSite(host, server.port)
         log.info("site.stopping")
+
+
+def _prepare(data: Path) -> None:
+    """Make the data folder. Raises OSError if it cannot be used."""
+    if data.exists() and not data.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(data))
+    data.mkdir(parents=True, exist_ok=True)
+    if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "cannot be written to", str(data))
+
+
+def _selectors(plan: SitePlan) -> dict[str, Selector]:
+    """The selector of each binding, by its name. Raises SiteError."""
+    selectors: dict[str, Selector] = {}
+    problems = []
+    for binding in (binding for core in plan.cores for binding in core.bindings):
+        try:
+            selectors[binding.name] = parse_selector(binding.selector)
+        except SelectorError as error:
+            problems.append(f"binding {binding.name}: {error}")
+    if problems:
+        raise SiteError(problems)
+    return selectors
 
 
 class _Front:
@@ -147,11 +166,14 @@ class _Front:
         await answer(scope, receive, send)
 
 
-async def _start_core(stack: AsyncExitStack, plan: CorePlan, data: Path, base_url: str) -> _Core:
-    url = plan.database.url or URL.create("sqlite", database=str(data / f"{plan.name}.db"))
-    database = open_database(url, max_size=plan.database.max_size)
-    stack.push_async_callback(database.close)
-    await migrate(database)
+async def _start_core(
+    stack: AsyncExitStack,
+    plan: CorePlan,
+    data: Path,
+    base_url: str,
+    selectors: Mapping[str, Selector],
+) -> _Core:
+    database = await _open_manifest(stack, plan, data)
     space_urls = {
         space.name: (space.internal_url or f"{base_url}/spaces/{space.name}/dicom-web").rstrip("/")
         for space in plan.spaces
@@ -175,8 +197,7 @@ async def _start_core(stack: AsyncExitStack, plan: CorePlan, data: Path, base_ur
         spaces[space_plan.name] = service.space
         services[space_plan.name] = service
         intakes.append(service.intake)
-    for binding in plan.bindings:
-        _subscribe(stack, binding, broker, database, spaces, base_url)
+    _subscribe(stack, plan, broker, database, spaces, base_url, selectors)
     await broker.start()
     stack.push_async_callback(broker.stop)
     for intake in intakes:
@@ -188,7 +209,25 @@ async def _start_core(stack: AsyncExitStack, plan: CorePlan, data: Path, base_ur
     )
     settling.start()
     stack.push_async_callback(settling.stop)
-    return _Core(plan, database, broker, spaces, services)
+    return _Core(plan, database, broker, spaces, services, space_url)
+
+
+async def _open_manifest(stack: AsyncExitStack, plan: CorePlan, data: Path) -> Database:
+    """The core's database, in the newest version. Raises SiteError."""
+    url = plan.database.url
+    if url is None:
+        file = data / (plan.database.file or f"{plan.name}.db")
+        url = URL.create("sqlite", database=str(file))
+    database = open_database(url, max_size=plan.database.max_size)
+    stack.push_async_callback(database.close)
+    try:
+        await migrate(database)
+    except (OSError, DBAPIError, NewerSchemaError) as error:
+        reason = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
+        raise SiteError(
+            [f"core {plan.name}: the database {url} cannot be used: {reason}"]
+        ) from error
+    return database
 
 
 async def _start_space(
@@ -215,46 +254,26 @@ async def _start_space(
 
 def _subscribe(
     stack: AsyncExitStack,
-    plan: StowPlan | FhirPlan,
+    plan: CorePlan,
     broker: EmbeddedBroker,
     database: Database,
     spaces: Mapping[str, Space],
     base_url: str,
+    selectors: Mapping[str, Selector],
 ) -> None:
-    """Build a binding and hand it its events."""
-    try:
-        selector = parse_selector(plan.selector)
-    except SelectorError as error:
-        raise SiteError([f"binding {plan.name}: {error}"]) from error
-    token = plan.token.get_secret_value() if plan.token else None
-    if isinstance(plan, StowPlan):
-        target = HttpTarget(Credentials(token), connections=plan.concurrency)
-        endpoint = _absolute(plan.endpoint, base_url)
-        handler: Handler = StowBinding(endpoint, target, database, spaces).deliver
-        event_type = DICOM_AVAILABLE
-    else:
-        password = plan.password.get_secret_value() if plan.password else None
-        target = HttpTarget(
-            Credentials(token, plan.username, password), connections=plan.concurrency
-        )
-        handler = FhirBinding(
-            target,
-            database,
-            endpoint=plan.endpoint and _absolute(plan.endpoint, base_url),
-            imaging_study_endpoint=plan.imaging_study_endpoint
-            and _absolute(plan.imaging_study_endpoint, base_url),
-        ).deliver
-        event_type = STUDY_REVISION
-    stack.push_async_callback(target.close)
-    broker.subscribe(
-        Subscription(
-            name=plan.name,
-            event_type=event_type,
-            concurrency=plan.concurrency,
-            wants=lambda event: selector.wants(event.provider),
-        ),
-        handler,
-    )
+    """Build the bindings of a core and hand them their events. Raises SiteError."""
+    if not plan.bindings:
+        return
+    from imaging_ingestion.bindings.build import build_binding
+
+    for binding_plan in plan.bindings:
+        selector = selectors[binding_plan.name]
+        try:
+            binding = build_binding(binding_plan, selector, database, spaces, base_url)
+        except ValueError as error:
+            raise SiteError([f"binding {binding_plan.name}: {error}"]) from error
+        stack.push_async_callback(binding.target.close)
+        broker.subscribe(binding.subscription, binding.handler)
 
 
 def _application(cores: Mapping[str, _Core]) -> Starlette:
@@ -267,7 +286,12 @@ def _application(cores: Mapping[str, _Core]) -> Starlette:
         return JSONResponse({"status": "live"})
 
     async def is_ready(_request: Request) -> Response:
-        await asyncio.gather(*(core.database.read(_answers) for core in cores.values()))
+        try:
+            await asyncio.gather(*(core.database.read(_answers) for core in cores.values()))
+        except Exception as error:
+            if not is_away(error):
+                raise
+            return JSONResponse({"status": "the database does not answer"}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def landing(_request: Request) -> Response:
@@ -300,11 +324,6 @@ def _application(cores: Mapping[str, _Core]) -> Starlette:
 
 def _answers(connection: Connection) -> None:
     connection.exec_driver_sql("SELECT 1")
-
-
-def _absolute(endpoint: str, base_url: str) -> str:
-    """An endpoint given as a path is one of this server."""
-    return base_url + endpoint if endpoint.startswith("/") else endpoint
 
 
 def _base_url(host: str, port: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,30 +20,53 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """A file to be sent. `sop_instance_uid` is None if it could not be found in it."""
+    """A file to be sent, as it was when it was looked at.
+
+    `sop_instance_uid` is None if it could not be found in it.
+    """
 
     path: Path
     size: int
+    mtime_ns: int
     sop_instance_uid: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """A file that is not sent, and why."""
+    """A file that is not sent, and why: it is not DICOM, or it could not be read (`failed`)."""
 
     path: Path
     reason: str
+    failed: bool = False
 
 
-def files_of(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and all files in the folders named, in a fixed order."""
-    for path in paths:
-        if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                folders.sort()
-                yield from (Path(folder) / name for name in sorted(names))
-        else:
-            yield path
+def files_of(paths: Iterable[Path]) -> Iterator[Path | NotSent]:
+    """The files named, and all files in the folders named, in a fixed order.
+
+    Links are followed; a folder that is reached twice, by a loop of links for one, is read once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for named in paths:
+        todo = [named]
+        while todo:
+            path = todo.pop()
+            try:
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield path
+                elif stat.S_ISDIR(status.st_mode):
+                    if (status.st_dev, status.st_ino) not in seen:
+                        seen.add((status.st_dev, status.st_ino))
+                        # Files before folders, each by name; the last that is pushed comes first.
+                        todo += sorted(path.iterdir(), key=_place_in_folder, reverse=True)
+                else:
+                    yield NotSent(path, "neither a file nor a folder")
+            except OSError as error:
+                yield NotSent(path, error.strerror or str(error), failed=True)
+
+
+def _place_in_folder(path: Path) -> tuple[bool, str]:
+    return path.is_dir(), path.name
 
 
 def look_at(path: Path) -> DicomFile | NotSent:
@@ -51,7 +75,7 @@ def look_at(path: Path) -> DicomFile | NotSent:
     uid = None
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
             seen = 0
             while seen < _LOOK and (piece := file.read(_PIECE)):
                 seen += len(piece)
@@ -60,19 +84,19 @@ def look_at(path: Path) -> DicomFile | NotSent:
                 if uid is not None or scanner.header_complete:
                     break
             else:
-                if seen == size:
+                if seen == status.st_size:
                     scanner.finish()
     except OSError as error:
-        return NotSent(path, error.strerror or str(error))
+        return NotSent(path, error.strerror or str(error), failed=True)
     except ScanError as error:
-        if seen and scanner.is_dicom:
-            return DicomFile(path, size, uid)  # broken DICOM: the server says how
-        return NotSent(path, f"not DICOM: {error.reason}")
-    return DicomFile(path, size, uid)
+        if not scanner.is_dicom:
+            return NotSent(path, error.reason)
+        # Broken DICOM: the server says how.
+    return DicomFile(path, status.st_size, status.st_mtime_ns, uid)
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file's bytes, hexadecimal."""
+    """The digest of a file's bytes, hexadecimal. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -3,32 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 app = typer.Typer(
     name="imaging-ingestion",
-    help="Medical images in over DICOMweb, searchable, settled into revisions, and passed on.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs flow
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Url = Annotated[str, typer.Option(help="Root URL of a running server.")]
+Core = Annotated[str | None, typer.Option(help="Name of a core; the site's first if left out.")]
+Binding = Annotated[str | None, typer.Option(help="Only of this binding.")]
+Study = Annotated[str | None, typer.Option(help="Only of this Study Instance UID.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from imaging_ingestion import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Medical images in over DICOMweb, searchable, settled into revisions, and passed on."""
 
 
 @app.command()
 def up(
     file: Annotated[
-        list[Path] | None, typer.Option("-f", "--file", help="Site file; may be repeated.")
+        list[Path] | None,
+        typer.Option("-f", "--file", help="Site file (YAML); may be repeated.", show_default=False),
     ] = None,
-    data: Annotated[Path, typer.Option(help="Folder for everything that is kept.")] = Path("data"),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
-    log_json: Annotated[bool, typer.Option(help="Log lines as JSON.")] = False,
+    data: Annotated[
+        Path, typer.Option(help="Folder for everything that is kept; made if missing.")
+    ] = Path("data"),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")
+    ] = "127.0.0.1",
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8080,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log lines as JSON, on standard error.")
+    ] = False,
 ) -> None:
-    """Run a site on this machine: the built-in one, or what site files declare."""
+    """Run a site on this machine: what site files declare, else the built-in one.
+
+    The built-in site is one space named default, with SQLite and a local folder. Ctrl-C or SIGTERM
+    stops it: what is in hand is finished first. Exit code 0; 2 if the site cannot be run.
+    """
     from imaging_ingestion.cli.up import run
 
     run(file or [], data, host, http_port, log_json=log_json)
@@ -36,64 +71,98 @@ def up(
 
 @app.command()
 def send(
-    paths: Annotated[list[Path], typer.Argument(help="Files, and folders with all in them.")],
-    to: Annotated[str, typer.Option(help="Server root or DICOMweb root to store at.")],
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Connections.")] = 4,
-    token: Annotated[str | None, typer.Option(envvar="STOW_AUTH_TOKEN")] = None,
-    force: Annotated[bool, typer.Option(help="Send what the server has already, too.")] = False,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Files, and folders with all in them.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Server root (http://HOST:PORT), or the root of any DICOMweb server.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ],
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests side by side.")] = 4,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="STOW_AUTH_TOKEN", help="Bearer token.", show_default=False),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Send what the server has already, too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Store DICOM files, found by their content, at a STOW-RS server."""
+    """Store DICOM files, found by their content, at a STOW-RS server.
+
+    Every file is told of: stored, already there, failed, or not DICOM. Exit code 0; 1 if any file
+    failed or no server answers; 2 if what was asked makes no sense.
+    """
     from imaging_ingestion.cli.send import run
 
     run(paths, to, concurrency=concurrency, token=token, force=force, as_json=as_json)
 
 
 @app.command()
-def studies(url: Url = "http://127.0.0.1:8080", as_json: Json = False) -> None:
+def studies(
+    url: Url = "http://127.0.0.1:8080",
+    space: Annotated[str | None, typer.Option(help="Only of this storage space.")] = None,
+    core: Core = None,
+    as_json: Json = False,
+) -> None:
     """List the studies of a running server."""
     from imaging_ingestion.cli.lists import show_studies
 
-    show_studies(url, as_json=as_json)
+    show_studies(url, core=core, space=space, as_json=as_json)
 
 
 @app.command()
 def deliveries(
     url: Url = "http://127.0.0.1:8080",
-    binding: Annotated[str | None, typer.Option(help="Only of this binding.")] = None,
-    state: Annotated[str | None, typer.Option(help="pending, delivered or dead.")] = None,
+    binding: Binding = None,
+    state: Annotated[
+        Literal["pending", "delivered", "dead"] | None, typer.Option(help="Only in this state.")
+    ] = None,
+    study: Study = None,
+    core: Core = None,
     as_json: Json = False,
 ) -> None:
-    """Show the delivery ledger of a running server."""
+    """Show the delivery ledger of a running server: what each binding got, or not, and why."""
     from imaging_ingestion.cli.lists import show_deliveries
 
-    show_deliveries(url, binding=binding, state=state, as_json=as_json)
+    show_deliveries(url, core=core, binding=binding, state=state, study=study, as_json=as_json)
 
 
 @app.command()
 def replay(
     url: Url = "http://127.0.0.1:8080",
-    binding: Annotated[str | None, typer.Option(help="Only of this binding.")] = None,
+    binding: Binding = None,
     state: Annotated[
-        str, typer.Option(help="dead, delivered, pending, or any for all of them.")
+        Literal["dead", "delivered", "pending", "any"], typer.Option(help="Those in this state.")
     ] = "dead",
-    study: Annotated[str | None, typer.Option(help="Only of this Study Instance UID.")] = None,
+    study: Study = None,
+    core: Core = None,
     as_json: Json = False,
 ) -> None:
     """Drive deliveries again: dead letters, unless told otherwise."""
     from imaging_ingestion.cli.lists import replay_deliveries
 
-    replay_deliveries(url, binding=binding, state=state, study=study, as_json=as_json)
+    replay_deliveries(url, core=core, binding=binding, state=state, study=study, as_json=as_json)
 
 
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="Folder to keep data in; a temporary one otherwise.")
+        Path | None,
+        typer.Option(help="Folder to keep data in; a temporary one otherwise.", show_default=False),
     ] = None,
-    http_port: Annotated[int, typer.Option(help="Taken if it is free.")] = 8080,
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Taken if it is free, else another one.")
+    ] = 8080,
 ) -> None:
-    """Show the whole flow with a sample study: in, searchable, settled, FHIR, forwarded."""
+    """Show the whole flow with a sample study: in, searchable, settled, FHIR, forwarded.
+
+    Ctrl-C ends it. With CI=true it ends by itself: exit code 0 if all of it happened, else 1.
+    """
     from imaging_ingestion.cli.demo import run
 
     run(data, http_port)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -19,22 +21,73 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from imaging_ingestion.cli.collect import DicomFile, NotSent, files_of, look_at
-from imaging_ingestion.cli.stow_client import Destination, Sent, State, StowClient
+from imaging_ingestion.cli.store_result import Sent, State
+from imaging_ingestion.cli.stow_client import Destination, StowClient, UnreachableError
+from imaging_ingestion.cli.terminal import console, plain
 
 #: Lines of a summary's list of reasons; `--json` has them all.
 _REASONS_SHOWN = 40
 
 
-class _InstancesPerSecond(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """The rate in files."""
-        elapsed = task.elapsed or 0.0
-        done = task.fields["files"]
-        return Text(f"{done / elapsed:6.1f} files/s" if elapsed and done else "")
+@dataclass(slots=True)
+class Summary:
+    """What became of every file that was found."""
+
+    files: list[DicomFile] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    not_sent: list[NotSent] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def stored(self) -> int:
+        """How many files the server stored."""
+        return sum(one.state is State.STORED for one in self.sent)
+
+    @property
+    def already_there(self) -> int:
+        """How many it had before."""
+        return sum(one.state is State.ALREADY_THERE for one in self.sent)
+
+    @property
+    def failed(self) -> list[tuple[Path, str]]:
+        """The files that should be there and are not, each with the reason."""
+        refused = [
+            (one.file.path, one.reason or "") for one in self.sent if one.state is State.FAILED
+        ]
+        return refused + [(one.path, one.reason) for one in self.not_sent if one.failed]
+
+    @property
+    def not_dicom(self) -> list[tuple[Path, str]]:
+        """The files that there is nothing to do with."""
+        return [(one.path, one.reason) for one in self.not_sent if not one.failed]
+
+    @property
+    def not_tried(self) -> list[Path]:
+        """The files that it did not come to."""
+        reported = {one.file.path for one in self.sent}
+        return [file.path for file in self.files if file.path not in reported]
+
+    def as_json(self) -> dict[str, object]:
+        """The whole of it for machines."""
+        listed = [(one.file.path, one.state.value, one.reason) for one in self.sent]
+        listed += [
+            (one.path, "failed" if one.failed else "not DICOM", one.reason) for one in self.not_sent
+        ]
+        listed += [(path, "not tried", None) for path in self.not_tried]
+        return {
+            "stored": self.stored,
+            "already_there": self.already_there,
+            "failed": len(self.failed),
+            "not_dicom": len(self.not_dicom),
+            "not_tried": len(self.not_tried),
+            "files": [
+                {"path": str(path), "state": state, "reason": reason}
+                for path, state, reason in listed
+            ],
+        }
 
 
 def run(
@@ -46,109 +99,114 @@ def run(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Send, show what happens, exit with 1 if anything failed and with 2 if nothing could begin."""
+    """Send, and show what happens.
+
+    The exit code is 1 if anything failed or there is no server, 2 if what was asked makes no sense,
+    130 after Ctrl-C.
+    """
     try:
         destination = Destination.parse(to)
     except ValueError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from error
-    missing = [path for path in paths if not path.exists()]
+        _fail(str(error), 2)
+    missing = [str(path) for path in paths if not os.path.lexists(path)]
     if missing:
-        print(f"no such file or folder: {', '.join(map(str, missing))}", file=sys.stderr)
-        raise SystemExit(2)
-    console = Console(stderr=as_json)
-    sent, not_sent = send_files(
-        paths, destination, console, concurrency=concurrency, token=token, force=force
-    )
+        _fail(f"no such file or folder: {', '.join(missing)}", 2)
+    shown = console(stderr=as_json)
+    summary = Summary()
+    client = StowClient(destination, concurrency=concurrency, token=token, force=force)
+    try:
+        find_files(paths, shown, summary)
+        asyncio.run(send_files(client, shown, summary))
+    except UnreachableError as error:
+        _fail(f"there is no server to send to: {error}", 1)
+    except KeyboardInterrupt:
+        summary.interrupted = True
     if as_json:
-        print(json.dumps(_machine_readable(sent, not_sent), indent=1))
+        print(json.dumps(summary.as_json(), indent=1))
     else:
-        _show(console, sent, not_sent)
-    if any(one.state is State.FAILED for one in sent):
+        show(summary, shown)
+    if summary.interrupted:
+        raise SystemExit(130)
+    if summary.failed:
         raise SystemExit(1)
 
 
-def send_files(
-    paths: Sequence[Path],
-    destination: Destination,
-    console: Console,
-    *,
-    concurrency: int = 4,
-    token: str | None = None,
-    force: bool = False,
-) -> tuple[list[Sent], list[NotSent]]:
-    """Find and send, with a progress bar on `console`."""
-    files: list[DicomFile] = []
-    not_sent: list[NotSent] = []
-    with console.status("looking for DICOM files"):
+def find_files(paths: Sequence[Path], shown: Console, summary: Summary) -> None:
+    """Look for DICOM in files and folders; what is found goes to `summary`."""
+    with shown.status("looking for DICOM files"):
         for path in files_of(paths):
-            found = look_at(path)
+            found = look_at(path) if isinstance(path, Path) else path
             if isinstance(found, DicomFile):
-                files.append(found)
+                summary.files.append(found)
             else:
-                not_sent.append(found)
-    sent: list[Sent] = []
+                summary.not_sent.append(found)
+
+
+async def send_files(client: StowClient, shown: Console, summary: Summary) -> None:
+    """Send what was found, with a progress bar; `summary` grows while it goes on.
+
+    Raises UnreachableError.
+    """
+    if not summary.files:
+        return
+    async with client:
+        await _send_greeted(client, shown, summary)
+
+
+async def _send_greeted(client: StowClient, shown: Console, summary: Summary) -> None:
     with Progress(
         SpinnerColumn(),
         TextColumn("sending"),
         BarColumn(),
-        MofNCompleteColumn(),
-        _InstancesPerSecond(),
-        TextColumn("{task.fields[bytes_done]}"),
+        TextColumn("{task.fields[done]}/{task.fields[files]} files"),
+        _Rate(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        console=console,
+        console=shown,
     ) as progress:
-        task = progress.add_task("send", total=len(files), files=0, bytes_done="")
-        size = 0
+        total = sum(file.size for file in summary.files)
+        task = progress.add_task("send", total=total, done=0, files=len(summary.files))
 
         def report(one: Sent) -> None:
-            nonlocal size
-            sent.append(one)
-            size += one.file.size
-            progress.update(task, advance=1, files=len(sent), bytes_done=f"{size / 2**20:,.1f} MiB")
+            summary.sent.append(one)
+            progress.update(task, advance=one.file.size, done=len(summary.sent))
 
-        client = StowClient(destination, concurrency=concurrency, token=token)
-        asyncio.run(client.send(files, report, force=force))
-    return sent, not_sent
+        await client.send(summary.files, report)
 
 
-def _count(sent: Sequence[Sent], state: State) -> int:
-    return sum(one.state is state for one in sent)
+def show(summary: Summary, shown: Console) -> None:
+    """The summary for people: what was not stored and why, and how many of each."""
+    for what, rows in (("failed", summary.failed), ("not DICOM", summary.not_dicom)):
+        for path, reason in rows[:_REASONS_SHOWN]:
+            shown.print(f"{what}: {plain(path)}: {plain(reason)}", soft_wrap=True)
+        if len(rows) > _REASONS_SHOWN:
+            shown.print(f"{what}: {len(rows) - _REASONS_SHOWN} more (--json lists them all)")
+    counts = [
+        f"{summary.stored} stored",
+        f"{summary.already_there} already there",
+        f"{len(summary.failed)} failed",
+    ]
+    if summary.not_dicom:
+        counts.append(f"{len(summary.not_dicom)} not DICOM")
+    if summary.interrupted:
+        counts.append(f"{len(summary.not_tried)} not tried")
+    if not summary.files and not summary.not_sent:
+        counts = ["no files found"]
+    shown.print(", ".join(counts))
 
 
-def _show(console: Console, sent: Sequence[Sent], not_sent: Sequence[NotSent]) -> None:
-    failed = [one for one in sent if one.state is State.FAILED]
-    if failed or not_sent:
-        table = Table(show_header=True, box=None)
-        table.add_column("file")
-        table.add_column("not stored, because", overflow="fold")
-        for one in failed[:_REASONS_SHOWN]:
-            table.add_row(str(one.file.path), one.reason)
-        for other in not_sent[: max(0, _REASONS_SHOWN - len(failed))]:
-            table.add_row(str(other.path), other.reason)
-        console.print(table)
-        hidden = len(failed) + len(not_sent) - _REASONS_SHOWN
-        if hidden > 0:
-            console.print(f"… and {hidden} more (--json lists them all)")
-    console.print(
-        f"{_count(sent, State.STORED)} stored, {_count(sent, State.ALREADY_THERE)} already there, "
-        f"{len(failed)} failed, {len(not_sent)} not sent"
-    )
+class _Rate(ProgressColumn):
+    """Over the whole time: requests are answered in bursts."""
+
+    def render(self, task: Task) -> Text:
+        """The rate in files and bytes."""
+        elapsed = task.finished_time or task.elapsed
+        if not elapsed or not task.fields["done"]:
+            return Text("")
+        size = task.completed / elapsed / 2**20
+        return Text(f"{task.fields['done'] / elapsed:,.1f} files/s {size:,.1f} MiB/s")
 
 
-def _machine_readable(sent: Sequence[Sent], not_sent: Sequence[NotSent]) -> dict[str, object]:
-    return {
-        "stored": _count(sent, State.STORED),
-        "already_there": _count(sent, State.ALREADY_THERE),
-        "failed": _count(sent, State.FAILED),
-        "not_sent": len(not_sent),
-        "files": [
-            {"path": str(one.file.path), "state": one.state.value, "reason": one.reason}
-            for one in sent
-        ]
-        + [
-            {"path": str(other.path), "state": "not sent", "reason": other.reason}
-            for other in not_sent
-        ],
-    }
+def _fail(sentence: str, code: int) -> NoReturn:
+    print(plain(sentence), file=sys.stderr)
+    raise SystemExit(code)

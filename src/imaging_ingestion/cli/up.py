@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from imaging_ingestion.cli.terminal import plain
 from imaging_ingestion.resources.plan import SitePlan, built_in_plan, runnable
 from imaging_ingestion.resources.site_file import SiteError, read_site
 
@@ -20,16 +21,21 @@ def run(
     """Run until SIGINT or SIGTERM; exit code 2 if the site cannot be run."""
     configure_logging(as_json=log_json)
     try:
-        plan = plan_of(files)
-        _serve(plan, data, host, http_port)
+        _serve(plan_of(files), data, host, http_port)
     except SiteError as error:
         print("The site cannot be run:", file=sys.stderr)
         for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+            print(f"  {plain(problem)}", file=sys.stderr)
         raise SystemExit(2) from error
     except OSError as error:
-        print(f"imaging-ingestion: {error}", file=sys.stderr)
+        print(f"imaging-ingestion: {plain(in_words(error))}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def in_words(error: OSError) -> str:
+    """An operating system's error for people."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def plan_of(files: Sequence[Path]) -> SitePlan:
@@ -37,8 +43,8 @@ def plan_of(files: Sequence[Path]) -> SitePlan:
     return runnable(read_site(files)) if files else built_in_plan()
 
 
-def configure_logging(*, as_json: bool) -> None:
-    """One line per event on standard error, with keys."""
+def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
+    """One line per event on standard error, with keys; none below `level`."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -52,7 +58,7 @@ def configure_logging(*, as_json: bool) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
@@ -62,15 +68,19 @@ def _serve(plan: SitePlan, data: Path, host: str, http_port: int) -> None:
     from imaging_ingestion.site import RunningSite, run_site
 
     def ready(site: RunningSite) -> None:
-        print(f"imaging-ingestion is ready at {site.base_url}", flush=True)
-        print(f"  DICOMweb {site.base_url}/dicom-web", flush=True)
-        print(f"  API      {site.base_url}/api/docs", flush=True)
+        print(f"imaging-ingestion is ready at {site.base_url}")
+        print(f"  DICOMweb  {site.base_url}/dicom-web")
+        for core in plan.cores:
+            for space in core.spaces:
+                print(f"            {site.base_url}/spaces/{space.name}/dicom-web")
+        print(f"  API       {site.base_url}/api/docs")
+        print(f"  data      {data.resolve()}", flush=True)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run_site(plan, data=data, host=host, http_port=http_port, ready=ready))
 
 
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     """uvloop where it is to be had."""
     try:
         import uvloop

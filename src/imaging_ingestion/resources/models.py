@@ -8,72 +8,124 @@ itself adds to an object (metadata, status) is accepted as it is.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 API_VERSION = "imaging-ingestion.alvearie.org/v1alpha1"
 
-Name = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="An object's name.")
-]
-AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+_AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
+
+#: What was expected, by pydantic's type of error or the pattern that did not match.
+EXPECTED = {
+    _NAME: "a name of lower-case letters, digits, '-' and '.' was expected",
+    _AE_TITLE: "an AE title was expected: 1 to 16 ASCII characters, no backslash",
+    "string_type": (
+        "text was expected, as Kubernetes demands: "
+        "numbers, and words like yes and no, need quotation marks"
+    ),
+    "int_type": "a whole number was expected",
+    "bool_type": "true or false was expected",
+    "dict_type": "a mapping was expected",
+    "model_type": "a mapping was expected",
+    "list_type": "a list was expected",
+    "invalid_key": "a key must be text: numbers, and words like yes and no, need quotation marks",
+}
+
+#: The longest that a study may have to stay quiet.
+LONGEST_DELAY = timedelta(days=366)
+
+Name = Annotated[str, Field(pattern=_NAME, description="An object's name.")]
+AeTitle = Annotated[str, Field(pattern=_AE_TITLE)]
+
+
+def _unset(value: object) -> object:
+    """Go's encoders write a reference that was not given as an empty text."""
+    return None if value == "" else value
+
+
+Reference = Annotated[Name | None, BeforeValidator(_unset)]
 
 
 def _seconds(value: object) -> object:
-    """Whole or broken seconds; anything else is left for the type to refuse."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    """Whole or broken seconds."""
+    if isinstance(value, timedelta):
+        return value
+    most = LONGEST_DELAY.total_seconds()
+    # NaN is in no range.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most:
         return timedelta(seconds=value)
-    return value
+    raise PydanticCustomError("seconds", f"a number of seconds from 0 to {most:.0f} was expected")
 
 
-Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
 class Model(BaseModel):
-    """Fields are spelt as in YAML (camelCase), and no others are allowed."""
+    """Fields are spelt as in YAML (camelCase), and no others are allowed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    Types are taken at their word, as Kubernetes does: the text "3" is no number.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Metadata(BaseModel):
     """An object's metadata; only the names matter here."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     name: Name
     namespace: str | None = None
 
 
+Image = Annotated[str | None, Field(description="Container image; ours if left out.")]
+Replicas = Annotated[int | None, Field(ge=0, description="Of the pods; for Kubernetes only.")]
+CoreName = Annotated[Name, Field(description="The core that it belongs to.")]
+Provider = Annotated[str, Field(description="Who sends here: events carry it, SELECTOR reads it.")]
+
+
 class Component(Model):
     """How Kubernetes is to run one part; on one machine only `concurrency` counts."""
 
-    image: str | None = None
-    concurrency: Annotated[int, Field(ge=0, description="Requests at once; 0 is the default.")] = 0
-    minReplicas: Annotated[int, Field(ge=0)] | None = None
-    maxReplicas: Annotated[int, Field(ge=0)] | None = None
+    image: Image = None
+    concurrency: Annotated[int, Field(ge=0, description="Requests at once; 0 leaves it to us.")] = 0
+    minReplicas: Replicas = None
+    maxReplicas: Replicas = None
 
 
 class ImageOnly(Model):
     """A part that Kubernetes runs in one replica."""
 
-    image: str | None = None
+    image: Image = None
+
+
+class LocalObjectReference(Model):
+    """A Secret that an image is pulled with."""
+
+    name: str | None = None
 
 
 class _Spec(Model):
-    imagePullPolicy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    imagePullSecrets: list[dict[str, str] | str] | None = None
+    imagePullPolicy: Annotated[
+        Literal["Always", "IfNotPresent", "Never"] | None, Field(description="For Kubernetes only.")
+    ] = None
+    imagePullSecrets: Annotated[
+        list[LocalObjectReference] | None, Field(description="For Kubernetes only.")
+    ] = None
 
 
 class DicomEventDrivenIngestionSpec(_Spec):
     """A core: one manifest, one log, the events of its spaces."""
 
     databaseConfigName: Annotated[
-        Name | None,
+        Reference,
         Field(description="ConfigMap with DB_*; without one, SQLite in the data folder."),
     ] = None
     databaseSecretName: Annotated[
-        Name | None, Field(description="Secret with DB_USER and DB_PASS.")
+        Reference, Field(description="Secret with DB_USER and DB_PASS.")
     ] = None
     eventProcessor: Component = Component()
     revisioningDelay: Annotated[
@@ -81,18 +133,20 @@ class DicomEventDrivenIngestionSpec(_Spec):
     ] = timedelta(seconds=30)
 
 
+BucketConfig = Annotated[
+    Reference,
+    Field(description="ConfigMap of the storage space, which has its name; without it `default`."),
+]
+BucketSecret = Annotated[Reference, Field(description="Secret of the storage space.")]
+
+
 class DicomwebIngestionServiceSpec(_Spec):
     """DICOMweb of one storage space."""
 
-    bucketConfigName: Annotated[
-        Name | None,
-        Field(
-            description="ConfigMap of the storage space, which has its name; without it `default`."
-        ),
-    ] = None
-    bucketSecretName: Name | None = None
-    dicomEventDrivenIngestionName: Name
-    providerName: str = "default"
+    bucketConfigName: BucketConfig = None
+    bucketSecretName: BucketSecret = None
+    dicomEventDrivenIngestionName: CoreName
+    providerName: Provider = "default"
     stowService: Component = Component()
     wadoService: Component = Component()
     conflictPolicy: Annotated[
@@ -102,57 +156,73 @@ class DicomwebIngestionServiceSpec(_Spec):
 
 
 class _Nats(_Spec):
-    natsUrl: str | None = None
-    natsSecure: bool = False
-    natsSubjectRoot: str | None = None
-    natsTokenSecret: str | None = None
+    natsUrl: Annotated[str | None, Field(description="HOST:PORT of the NATS server.")] = None
+    natsSecure: Annotated[bool, Field(description="Whether it is spoken to over TLS.")] = False
+    natsSubjectRoot: Annotated[str | None, Field(description="First word of the subjects.")] = None
+    natsTokenSecret: Annotated[Reference, Field(description="Secret with the token.")] = None
 
 
 class DimseIngestionServiceSpec(_Nats):
     """DIMSE services of one storage space."""
 
-    bucketConfigName: Name | None = None
-    bucketSecretName: Name | None = None
-    dicomEventDrivenIngestionName: Name
-    providerName: str = "default"
-    applicationEntityTitle: AeTitle = "INGESTION"
+    bucketConfigName: BucketConfig = None
+    bucketSecretName: BucketSecret = None
+    dicomEventDrivenIngestionName: CoreName
+    providerName: Provider = "default"
+    applicationEntityTitle: Annotated[
+        AeTitle, Field(description="AE title that it answers to.")
+    ] = "INGESTION"
     dimseService: ImageOnly = ImageOnly()
 
 
 class DimseProxySpec(_Nats):
     """An application entity projected over NATS."""
 
-    applicationEntityTitle: AeTitle | None = None
-    targetDimseHost: str | None = None
-    targetDimsePort: Annotated[int, Field(ge=1, le=65535)] | None = None
-    natsSubjectChannel: Literal["A", "B"] | None = None
+    applicationEntityTitle: Annotated[
+        AeTitle | None, Field(description="AE title of the entity.")
+    ] = None
+    targetDimseHost: Annotated[str | None, Field(description="Host of the entity.")] = None
+    targetDimsePort: Annotated[
+        int | None, Field(ge=1, le=65535, description="Port of the entity.")
+    ] = None
+    natsSubjectChannel: Annotated[
+        Literal["A", "B"] | None, Field(description="The other one than the peer's.")
+    ] = None
     proxy: ImageOnly = ImageOnly()
+
+
+BindingConfig = Annotated[Reference, Field(description="ConfigMap of the target.")]
+BindingSecret = Annotated[Reference, Field(description="Secret of the target.")]
 
 
 class DicomInstanceBindingSpec(_Spec):
     """A target that gets every instance."""
 
-    bindingConfigName: Name | None = None
-    bindingSecretName: Name | None = None
-    dicomEventDrivenIngestionName: Name
+    bindingConfigName: BindingConfig = None
+    bindingSecretName: BindingSecret = None
+    dicomEventDrivenIngestionName: CoreName
     instanceBinding: Component = Component()
 
 
 class DicomStudyBindingSpec(_Spec):
     """A target that gets every revision of a study."""
 
-    bindingConfigName: Name | None = None
-    bindingSecretName: Name | None = None
-    dicomEventDrivenIngestionName: Name
+    bindingConfigName: BindingConfig = None
+    bindingSecretName: BindingSecret = None
+    dicomEventDrivenIngestionName: CoreName
     studyBinding: Component = Component()
 
 
 class DicomEventBridgeSpec(_Nats):
     """Events carried between sites."""
 
-    role: Literal["hub", "edge"] = "hub"
-    edgeMailbox: str | None = None
-    dicomEventDrivenIngestionName: Name
+    role: Annotated[
+        Literal["hub", "edge"], Field(description="The hub is where all edges meet.")
+    ] = "hub"
+    edgeMailbox: Annotated[
+        str | None, Field(description="Name of an edge's mailbox at the hub.")
+    ] = None
+    dicomEventDrivenIngestionName: CoreName
     eventBridge: ImageOnly = ImageOnly()
 
 
@@ -163,6 +233,9 @@ class Resource(Model):
     kind: str
     metadata: Metadata
     status: dict[str, Any] | None = None
+
+    #: Whether what stands in `data` must never be shown.
+    values_are_secret: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -237,6 +310,9 @@ class ConfigMap(Resource):
 
 class Secret(Resource):
     """Settings nobody is to see: `data` is base64, `stringData` plain."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+    values_are_secret: ClassVar[bool] = True
 
     apiVersion: Literal["v1"]
     kind: Literal["Secret"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from imaging_ingestion.resources.models import (
-    ConfigMap,
     DicomEventBridge,
     DicomEventDrivenIngestion,
     DicomInstanceBinding,
@@ -22,8 +20,8 @@ from imaging_ingestion.resources.models import (
     DicomwebIngestionService,
     DimseIngestionService,
     DimseProxy,
-    Secret,
 )
+from imaging_ingestion.resources.setting_values import Settings, read_settings
 from imaging_ingestion.resources.site_file import Site, SiteError
 
 DEFAULT_CORE = "core"
@@ -31,15 +29,30 @@ DEFAULT_SPACE = "default"
 #: Deliveries at once where the resource leaves it open (0).
 DEFAULT_CONCURRENCY = 8
 _POOL = 16
+_LARGEST_POOL = 1000
 
-_OBJECT_STORES = ("BUCKET_NAME", "AZURE_CONTAINER_NAME", "AZURE_STORAGE_CONNECTION_STRING")
+_OBJECT_STORES = (
+    "BUCKET_NAME",
+    "BUCKET_HOST",
+    "AZURE_CONTAINER_NAME",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_ACCOUNT_NAME",
+)
+#: Parsed, so that a site that has them can be checked; run by a later version.
+_LATER = (DimseIngestionService, DimseProxy, DicomEventBridge)
+
 _OfCore = TypeVar("_OfCore", DicomwebIngestionService, DicomInstanceBinding, DicomStudyBinding)
+_Plan = TypeVar("_Plan")
 
 
 @dataclass(frozen=True, slots=True)
 class DatabasePlan:
-    """Where a manifest is; `url` None is a SQLite file in the data folder."""
+    """Where a manifest is: on a server, or in a SQLite file.
 
+    `file` is relative to the data folder unless absolute.
+    """
+
+    file: Path | None = None
     url: URL | None = None
     max_size: int = _POOL
 
@@ -79,6 +92,8 @@ class FhirPlan:
     password: SecretStr | None
     selector: str | None
     concurrency: int
+    time_zone: str | None = None  # IANA name, of times without an offset
+    patient_id_system: str | None = None  # namespace URI of Patient IDs without issuer
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +117,8 @@ class SitePlan:
 def built_in_plan() -> SitePlan:
     """The site of `up` without a file: one core, one space, SQLite, a local folder."""
     space = SpacePlan(DEFAULT_SPACE, Path("spaces") / DEFAULT_SPACE)
-    return SitePlan((CorePlan(DEFAULT_CORE, DatabasePlan(), timedelta(seconds=30), (space,), ()),))
+    database = _own_file(DEFAULT_CORE)
+    return SitePlan((CorePlan(DEFAULT_CORE, database, timedelta(seconds=30), (space,), ()),))
 
 
 def runnable(site: Site) -> SitePlan:
@@ -116,156 +132,159 @@ class _Planner:
         self._problems: list[str] = []
 
     def plan(self) -> SitePlan:
-        later = (DimseIngestionService, DimseProxy, DicomEventBridge)
-        for kind in later:
+        for kind in _LATER:
             for _, place in self._site.of(kind):
-                self._problems.append(
+                self._problem(
                     f"{place}: {kind.__name__} is not run by this version; take it out of the site"
                 )
+        services = self._of_cores(DicomwebIngestionService, self._space)
+        instance_bindings = self._of_cores(DicomInstanceBinding, self._instance_binding)
+        study_bindings = self._of_cores(DicomStudyBinding, self._study_binding)
         cores = self._site.of(DicomEventDrivenIngestion)
         if not cores:
-            self._problems.append("the site has no DicomEventDrivenIngestion: one core is needed")
-        plans = tuple(self._core(core, place) for core, place in cores)
-        names: dict[str, str] = {}
-        for plan in plans:
-            for space in plan.spaces:
-                if space.name in names:
-                    self._problems.append(
-                        f"the space {space.name} belongs to two cores: {names[space.name]} and "
-                        f"{plan.name}"
-                    )
-                names[space.name] = plan.name
-        if cores and not names:
-            self._problems.append("the site has no DicomwebIngestionService: one space is needed")
+            self._problem("the site has no DicomEventDrivenIngestion: one core is needed")
+        elif not self._site.of(DicomwebIngestionService):
+            self._problem("the site has no DicomwebIngestionService: one space is needed")
+        plans = []
+        for core, place in cores:
+            bindings: list[tuple[StowPlan | FhirPlan, str]] = [
+                *instance_bindings.get(core.name, ()),
+                *study_bindings.get(core.name, ()),
+            ]
+            self._check_names(bindings)
+            plan = CorePlan(
+                core.name,
+                self._database(core, place),
+                core.spec.revisioningDelay,
+                self._spaces(services.get(core.name, ())),
+                tuple(binding for binding, _ in bindings),
+            )
+            plans.append((plan, place))
+        self._check_spaces([plan for plan, _ in plans])
+        self._check_databases(plans)
         if self._problems:
             raise SiteError(self._problems)
-        return SitePlan(tuple(sorted(plans, key=lambda plan: not plan.spaces)))
-
-    def _core(self, core: DicomEventDrivenIngestion, place: str) -> CorePlan:
-        spec = core.spec
-        settings = self._settings(
-            place, "spec.databaseConfigName", spec.databaseConfigName, spec.databaseSecretName
-        )
-        spaces: dict[str, SpacePlan] = {}
-        for service, where in self._of_core(DicomwebIngestionService, core.name):
-            space = self._space(service, where)
-            if space is not None and spaces.setdefault(space.name, space) != space:
-                self._problems.append(
-                    f"{where}: another service declares the space {space.name} differently"
-                )
-        bindings: list[StowPlan | FhirPlan] = []
-        for instance_binding, where in self._of_core(DicomInstanceBinding, core.name):
-            if (stow := self._instance_binding(instance_binding, where)) is not None:
-                bindings.append(stow)
-        for study_binding, where in self._of_core(DicomStudyBinding, core.name):
-            if (fhir := self._study_binding(study_binding, where)) is not None:
-                bindings.append(fhir)
-        taken: set[str] = set()
-        for binding_plan in bindings:
-            if binding_plan.name in taken:
-                self._problems.append(
-                    f"{place}: two of its bindings are named {binding_plan.name}; the ledger goes "
-                    "by the name"
-                )
-            taken.add(binding_plan.name)
-        return CorePlan(
-            core.name,
-            self._database(settings, place),
-            spec.revisioningDelay,
-            tuple(spaces.values()),
-            tuple(bindings),
+        return SitePlan(
+            tuple(sorted((plan for plan, _ in plans), key=lambda plan: not plan.spaces))
         )
 
-    def _of_core(self, kind: type[_OfCore], core: str) -> list[tuple[_OfCore, str]]:
-        found = []
+    def _problem(self, sentence: str) -> None:
+        self._problems.append(sentence)
+
+    def _of_cores(
+        self, kind: type[_OfCore], planned: Callable[[_OfCore, str], _Plan | None]
+    ) -> dict[str, list[tuple[_Plan, str]]]:
+        """The plans of one kind's resources, with their places, by core."""
+        found: dict[str, list[tuple[_Plan, str]]] = {}
         for resource, place in self._site.of(kind):
-            named = resource.spec.dicomEventDrivenIngestionName
-            if named == core:
-                found.append((resource, place))
-            elif self._site.find(DicomEventDrivenIngestion, named) is None:
-                problem = (
+            core = resource.spec.dicomEventDrivenIngestionName
+            if self._site.find(DicomEventDrivenIngestion, core) is None:
+                self._problem(
                     f"{place}: spec.dicomEventDrivenIngestionName: there is no "
-                    f"DicomEventDrivenIngestion named {named}"
+                    f"DicomEventDrivenIngestion named {core}"
                 )
-                if problem not in self._problems:
-                    self._problems.append(problem)
+            plan = planned(resource, place)
+            if plan is not None:
+                found.setdefault(core, []).append((plan, place))
         return found
 
-    def _settings(
-        self, place: str, field: str, config: str | None, secret: str | None
-    ) -> dict[str, str]:
-        """The keys of a ConfigMap and a Secret together."""
-        settings: dict[str, str] = {}
-        if config is not None:
-            config_map = self._site.find(ConfigMap, config)
-            if config_map is None:
-                self._problems.append(f"{place}: {field}: there is no ConfigMap named {config}")
-            else:
-                settings |= config_map.data
-        if secret is not None:
-            found = self._site.find(Secret, secret)
-            if found is None:
-                name = field.replace("Config", "Secret")
-                self._problems.append(f"{place}: {name}: there is no Secret named {secret}")
-            else:
-                settings |= self._secret_values(found)
-        return {key: value.strip() for key, value in settings.items()}
-
-    def _has_config(self, name: str | None) -> bool:
-        """Whether a missing key is the problem, and not a missing ConfigMap, told already."""
-        return name is None or self._site.find(ConfigMap, name) is not None
-
-    def _secret_values(self, secret: Secret) -> dict[str, str]:
-        values = {}
-        for key, encoded in secret.data.items():
-            try:
-                values[key] = base64.b64decode(encoded, validate=True).decode()
-            except (binascii.Error, UnicodeDecodeError):
-                self._problems.append(
-                    f"Secret {secret.name}: data.{key}: base64 of a text was expected"
+    def _spaces(self, services: Sequence[tuple[SpacePlan, str]]) -> tuple[SpacePlan, ...]:
+        """The spaces of a core: several services may serve one, if they agree on it."""
+        spaces: dict[str, SpacePlan] = {}
+        for space, place in services:
+            if spaces.setdefault(space.name, space) != space:
+                self._problem(
+                    f"{place}: another service declares the space {space.name} differently"
                 )
-        return values | dict(secret.stringData)
+        return tuple(spaces.values())
 
-    def _database(self, settings: Mapping[str, str], place: str) -> DatabasePlan:
+    def _check_names(self, bindings: Sequence[tuple[StowPlan | FhirPlan, str]]) -> None:
+        taken: dict[str, str] = {}
+        for binding, place in bindings:
+            if binding.name in taken:
+                self._problem(
+                    f"{place}: a binding named {binding.name} is declared in {taken[binding.name]} "
+                    "already; the delivery ledger goes by the name"
+                )
+            taken.setdefault(binding.name, place)
+
+    def _check_spaces(self, cores: Sequence[CorePlan]) -> None:
+        """A space belongs to one core, and a folder to one space."""
+        owners: dict[str, str] = {}
+        folders: dict[Path, str] = {}
+        for core in cores:
+            for space in core.spaces:
+                if space.name in owners:
+                    self._problem(
+                        f"the space {space.name} belongs to two cores: {owners[space.name]} and "
+                        f"{core.name}"
+                    )
+                    continue
+                owners[space.name] = core.name
+                folder = Path(os.path.normpath(space.directory))
+                for other, name in folders.items():
+                    if folder == other or folder in other.parents or other in folder.parents:
+                        self._problem(
+                            f"the spaces {name} and {space.name} share the folder "
+                            f"{min(folder, other, key=lambda each: len(each.parts))}: "
+                            "each needs a LOCAL_STORAGE_PATH of its own"
+                        )
+                folders.setdefault(folder, space.name)
+
+    def _check_databases(self, cores: Sequence[tuple[CorePlan, str]]) -> None:
+        """A manifest belongs to one core: it has one log."""
+        owners: dict[object, str] = {}
+        for core, place in cores:
+            database = core.database
+            where = database.url or Path(os.path.normpath(database.file or ""))
+            if where in owners:
+                self._problem(f"{place}: the core {owners[where]} uses the same database")
+            owners.setdefault(where, core.name)
+
+    def _database(self, core: DicomEventDrivenIngestion, place: str) -> DatabasePlan:
+        spec = core.spec
+        settings = read_settings(
+            self._site,
+            place,
+            ("spec.databaseConfigName", spec.databaseConfigName),
+            ("spec.databaseSecretName", spec.databaseSecretName),
+            self._problem,
+        )
         if not settings:
-            return DatabasePlan()
-        kind = settings.get("DB_KIND", "postgresql").lower()
+            return _own_file(core.name)
+        kind = (settings.text("DB_KIND") or "postgresql").lower()
+        name = settings.text("DB_NAME")
         if kind == "sqlite":
-            path = settings.get("DB_NAME")
-            return DatabasePlan(URL.create("sqlite", database=path) if path else None)
+            return DatabasePlan(file=Path(name)) if name else _own_file(core.name)
         if kind not in {"postgresql", "postgres"}:
-            self._problems.append(f"{place}: DB_KIND: sqlite or postgresql expected, found {kind}")
-            return DatabasePlan()
-        port = self._number(settings, "DB_PORT", 5432, place)
+            self._problem(f"{settings.place('DB_KIND')}: sqlite or postgresql was expected")
+        password = settings.secret("DB_PASS")
         url = URL.create(
             "postgresql",
-            username=settings.get("DB_USER"),
-            password=settings.get("DB_PASS"),
-            host=settings.get("DB_HOST", "localhost"),
-            port=port,
-            database=settings.get("DB_NAME", "postgres"),
+            username=settings.text("DB_USER"),
+            password=password.get_secret_value() if password else None,
+            host=settings.text("DB_HOST") or "localhost",
+            port=settings.number("DB_PORT", 5432, 65535),
+            database=name or "postgres",
         )
-        return DatabasePlan(url, self._number(settings, "DATASOURCE_MAX_SIZE", _POOL, place))
-
-    def _number(self, settings: Mapping[str, str], key: str, default: int, place: str) -> int:
-        text = settings.get(key)
-        if text is None:
-            return default
-        if text.isdigit() and 0 < int(text) < 65536:
-            return int(text)
-        self._problems.append(f"{place}: {key}: a number was expected, found {text!r}")
-        return default
+        size = settings.number("DATASOURCE_MAX_SIZE", _POOL, _LARGEST_POOL)
+        return DatabasePlan(url=url, max_size=size)
 
     def _space(self, service: DicomwebIngestionService, place: str) -> SpacePlan | None:
         spec = service.spec
-        settings = self._settings(
-            place, "spec.bucketConfigName", spec.bucketConfigName, spec.bucketSecretName
+        settings = read_settings(
+            self._site,
+            place,
+            ("spec.bucketConfigName", spec.bucketConfigName),
+            ("spec.bucketSecretName", spec.bucketSecretName),
+            self._problem,
         )
         name = spec.bucketConfigName or DEFAULT_SPACE
-        directory = settings.get("LOCAL_STORAGE_PATH")
-        if directory is None and any(key in settings for key in _OBJECT_STORES):
-            self._problems.append(
-                f"{place}: spec.bucketConfigName: object stores come in a later version; "
+        directory = settings.text("LOCAL_STORAGE_PATH")
+        store = settings.any_of(_OBJECT_STORES)
+        if directory is None and store is not None:
+            self._problem(
+                f"{settings.place(store)}: object stores come in a later version; "
                 "LOCAL_STORAGE_PATH was expected"
             )
             return None
@@ -274,69 +293,71 @@ class _Planner:
             directory=Path(directory) if directory else Path("spaces") / name,
             provider=spec.providerName,
             conflict_policy=spec.conflictPolicy,
-            internal_url=settings.get("WADO_INTERNAL_ENDPOINT"),
-            external_url=settings.get("WADO_EXTERNAL_ENDPOINT"),
+            internal_url=settings.url("WADO_INTERNAL_ENDPOINT", path=False),
+            external_url=settings.url("WADO_EXTERNAL_ENDPOINT", path=False),
         )
 
-    def _instance_binding(self, binding: DicomInstanceBinding, place: str) -> StowPlan | None:
-        spec = binding.spec
-        settings = self._settings(
-            place, "spec.bindingConfigName", spec.bindingConfigName, spec.bindingSecretName
+    def _binding_settings(
+        self, binding: DicomInstanceBinding | DicomStudyBinding, place: str, needed: Sequence[str]
+    ) -> Settings | None:
+        """A binding's settings; None if none of the `needed` keys is there, which is a problem."""
+        spec, before = binding.spec, len(self._problems)
+        settings = read_settings(
+            self._site,
+            place,
+            ("spec.bindingConfigName", spec.bindingConfigName),
+            ("spec.bindingSecretName", spec.bindingSecretName),
+            self._problem,
         )
-        if "DIMSE_TARGET_HOST" in settings:
-            self._problems.append(f"{place}: C-STORE bindings come in a later version")
+        if settings.any_of(key for key in needed if settings.text(key)) is not None:
+            return settings
+        if len(self._problems) == before:  # else the reason is told already
+            what = " or ".join(needed)
+            where = f"ConfigMap {spec.bindingConfigName}" if spec.bindingConfigName else "ConfigMap"
+            self._problem(f"{place}: spec.bindingConfigName: a {where} with {what} was expected")
+        return None
+
+    def _instance_binding(self, binding: DicomInstanceBinding, place: str) -> StowPlan | None:
+        settings = self._binding_settings(binding, place, ("STOW_ENDPOINT", "DIMSE_TARGET_HOST"))
+        if settings is None:
             return None
-        endpoint = self._url(settings, "STOW_ENDPOINT", place)
+        if "STOW_ENDPOINT" not in settings:
+            self._problem(
+                f"{settings.place('DIMSE_TARGET_HOST')}: C-STORE bindings come in a later version; "
+                "STOW_ENDPOINT was expected"
+            )
+            return None
+        endpoint = settings.url("STOW_ENDPOINT")
         if endpoint is None:
-            if "STOW_ENDPOINT" not in settings and self._has_config(spec.bindingConfigName):
-                self._problems.append(f"{place}: STOW_ENDPOINT is missing from its ConfigMap")
             return None
         return StowPlan(
             binding.name,
             endpoint,
-            _secret(settings, "STOW_AUTH_TOKEN"),
-            settings.get("SELECTOR"),
-            spec.instanceBinding.concurrency or DEFAULT_CONCURRENCY,
+            settings.secret("STOW_AUTH_TOKEN"),
+            settings.text("SELECTOR"),
+            binding.spec.instanceBinding.concurrency or DEFAULT_CONCURRENCY,
         )
 
     def _study_binding(self, binding: DicomStudyBinding, place: str) -> FhirPlan | None:
-        spec = binding.spec
-        settings = self._settings(
-            place, "spec.bindingConfigName", spec.bindingConfigName, spec.bindingSecretName
-        )
-        fhir = self._url(settings, "FHIR_ENDPOINT", place)
-        imaging_study = self._url(settings, "IMAGINGSTUDY_ENDPOINT", place) or self._url(
-            settings, "IMAGING_STUDY_ENDPOINT", place
-        )
-        if fhir is None and imaging_study is None:
-            if self._has_config(spec.bindingConfigName):
-                self._problems.append(
-                    f"{place}: FHIR_ENDPOINT (or IMAGINGSTUDY_ENDPOINT) is missing from its "
-                    "ConfigMap"
-                )
+        needed = ("FHIR_ENDPOINT", "IMAGINGSTUDY_ENDPOINT", "IMAGING_STUDY_ENDPOINT")
+        settings = self._binding_settings(binding, place, needed)
+        if settings is None:
             return None
+        endpoint, *imaging_study = [settings.url(key) for key in needed]
         return FhirPlan(
             name=binding.name,
-            endpoint=fhir,
-            imaging_study_endpoint=imaging_study,
-            token=_secret(settings, "FHIR_AUTH_TOKEN"),
-            username=settings.get("FHIR_AUTH_USERNAME"),
-            password=_secret(settings, "FHIR_AUTH_PASSWORD"),
-            selector=settings.get("SELECTOR"),
-            concurrency=spec.studyBinding.concurrency or DEFAULT_CONCURRENCY,
+            endpoint=endpoint,
+            imaging_study_endpoint=next(filter(None, imaging_study), None),
+            token=settings.secret("FHIR_AUTH_TOKEN"),
+            username=settings.text("FHIR_AUTH_USERNAME"),
+            password=settings.secret("FHIR_AUTH_PASSWORD"),
+            selector=settings.text("SELECTOR"),
+            concurrency=binding.spec.studyBinding.concurrency or DEFAULT_CONCURRENCY,
+            time_zone=settings.text("FHIR_TIME_ZONE"),
+            patient_id_system=settings.text("FHIR_PATIENT_ID_SYSTEM"),
         )
 
-    def _url(self, settings: Mapping[str, str], key: str, place: str) -> str | None:
-        """An absolute http(s) URL, or a path on this server."""
-        text = settings.get(key)
-        if not text:
-            return None
-        if text.startswith(("http://", "https://", "/")):
-            return text
-        self._problems.append(f"{place}: {key}: http://…, https://… or /path expected")
-        return None
 
-
-def _secret(settings: Mapping[str, str], key: str) -> SecretStr | None:
-    value = settings.get(key)
-    return SecretStr(value) if value else None
+def _own_file(core: str) -> DatabasePlan:
+    """The database of a core that names none."""
+    return DatabasePlan(file=Path(f"{core}.db"))

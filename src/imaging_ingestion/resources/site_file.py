@@ -1,24 +1,28 @@
 """Reading site files: YAML documents, each a resource, every mistake told with its place.
 
-All problems of all files are collected before anything is said, so that a person mends them at once.
+All problems of all files are collected before anything is said: a person mends them at once.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from imaging_ingestion.resources.models import KINDS, Resource
+from imaging_ingestion.resources.models import EXPECTED, KINDS, Resource
+from imaging_ingestion.resources.yaml_document import Document, Fault, read_yaml
 
-#: A site file is written by a person; these are far beyond that.
-MAX_BYTES = 4 << 20
-MAX_NODES = 200_000
+#: A site file is written by a person; this is far beyond that.
+MAX_BYTES = 1 << 20
+_SHOWN = 60  # characters of a wrong value
+_DATA = frozenset({"data", "stringData", "binaryData"})
 
 R = TypeVar("R", bound=Resource)
 
@@ -49,9 +53,9 @@ class Site:
         """The resources of one kind with their places."""
         return [(d.resource, d.place) for d in self.declared if isinstance(d.resource, kind)]
 
-    def find(self, kind: type[R], name: str) -> R | None:
-        """The resource of that kind and name."""
-        return next((r for r, _ in self.of(kind) if r.name == name), None)
+    def find(self, kind: type[R], name: str) -> tuple[R, str] | None:
+        """The resource of that kind and name, and its place."""
+        return next((found for found in self.of(kind) if found[0].name == name), None)
 
 
 def read_site(files: Sequence[Path]) -> Site:
@@ -69,6 +73,7 @@ def read_site(files: Sequence[Path]) -> Site:
             key = (found.resource.kind, found.resource.name)
             if key in seen:
                 problems.append(f"{found.place}: declared already in {seen[key]}")
+                continue
             seen[key] = found.place
             declared.append(found)
     if problems:
@@ -78,76 +83,122 @@ def read_site(files: Sequence[Path]) -> Site:
 
 def read_documents(text: str, file: str, problems: list[str]) -> Iterator[Declared]:
     """The resources of one file's text; what is wrong is added to `problems`."""
-    try:
-        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error)
-        problems.append(f"{file}{where}: no YAML: {what}")
-        return
-    number = 0
-    for node in nodes:
-        if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
+    for number, found in enumerate(read_yaml(text), 1):
+        place = f"{file}, document {number}"
+        if isinstance(found, Fault):
+            where = f", line {found.line}, column {found.column}" if found.line else ""
+            problems.append(f"{place}{where}: {found.what}")
             continue
-        number += 1
-        place = f"{file}, document {number} (line {node.start_mark.line + 1})"
-        found = _document(node, place, problems)
-        if found is not None:
-            yield found
+        declared = _resource(found, place, problems)
+        if declared is not None:
+            yield declared
 
 
 def _read(file: Path) -> str:
+    """The text of a file. Raises OSError."""
     with file.open("rb") as opened:
         data = opened.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise OSError(None, f"larger than {MAX_BYTES >> 20} MiB")
-    return data.decode("utf-8", "replace")
-
-
-def _document(node: yaml.Node, place: str, problems: list[str]) -> Declared | None:
     try:
-        _check_nodes(node)
-        value = yaml.SafeLoader("").construct_document(node)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problems.append(f"{place}{line}: {getattr(error, 'problem', None) or error}")
-        return None
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OSError(None, f"not UTF-8 (byte {error.start + 1})") from error
+
+
+def _resource(document: Document, place: str, problems: list[str]) -> Declared | None:
+    value = document.value
     if not isinstance(value, dict):
-        problems.append(f"{place}: a resource (a mapping with apiVersion, kind, …) was expected")
+        problems.append(
+            f"{place}, line {document.line}: a resource was expected: "
+            "a mapping with apiVersion, kind, metadata"
+        )
         return None
     kind = value.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
-    if model is None or not isinstance(kind, str):
-        problems.append(f"{place}: kind: {kind!r} is not known{_meant(str(kind), list(KINDS))}")
+    if model is None:
+        found = "is missing" if kind is None else f"{str(kind)[:_SHOWN]!r} is not known"
+        line = (document.find(["kind"]) or document.node).start_mark.line + 1
+        problems.append(f"{place}, line {line}: kind: {found}{_meant(str(kind), list(KINDS))}")
         return None
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    place = f"{place.rpartition(' (')[0]} ({kind} {name or 'without a name'})"
+    place += f" ({kind} {_printable(str(name)) if name is not None else 'without a name'})"
     try:
-        return Declared(model.model_validate(value), place)
+        return Declared(model.model_validate(without_nulls(value)), place)
     except ValidationError as error:
-        problems.extend(f"{place}: {problem}" for problem in _explain(error, model, kind))
+        problems.extend(f"{place}{problem}" for problem in _explain(error, document, model))
         return None
 
 
-def _explain(error: ValidationError, model: type[Resource], kind: str) -> Iterator[str]:
-    """Each mistake as field, what was found, what was expected; never a Secret's values."""
-    for problem in error.errors(include_url=False):
-        location = [
-            part for part in problem["loc"] if part != "function-before[_seconds(), timedelta]"
-        ]
-        path = ".".join(str(part) for part in location)
-        if problem["type"] == "extra_forbidden":
-            known = _fields_at(model, location[:-1])
-            yield f"{path}: unknown field{_meant(str(location[-1]), known)}"
-        elif problem["type"] == "missing":
-            yield f"{path}: is missing"
-        elif kind == "Secret":
-            yield f"{path}: {problem['msg']}"
-        else:
-            yield f"{path}: {problem['msg']}; found {problem['input']!r:.80}"
+def without_nulls(value: Any) -> Any:
+    """A resource without what is null: `stowService:` alone says nothing, as to Kubernetes.
+
+    The values of ConfigMaps and Secrets stay: a null there is one that was forgotten.
+    """
+    if isinstance(value, dict):
+        return {
+            key: inner if key in _DATA else without_nulls(inner)
+            for key, inner in value.items()
+            if inner is not None
+        }
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError, document: Document, model: type[Resource]) -> Iterator[str]:
+    """Each mistake as line, field, what was expected, what was found; never a Secret's values."""
+    found = []
+    for problem in error.errors(include_url=False, include_input=False):
+        path = tuple(problem["loc"])
+        node = document.find(path)
+        line = (node or document.find(path[:-1]) or document.node).start_mark.line + 1
+        found.append((line, f", line {line}: {_dotted(path)}: {_wrong(problem, node, model)}"))
+    yield from (sentence for _, sentence in sorted(found, key=lambda each: each[0]))
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    dotted = "".join(part for part in parts if part != ".[key]").lstrip(".")
+    return _printable(dotted) or "the resource"
+
+
+def _printable(text: str) -> str:
+    """A text of a file inside a sentence: short, and on one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:_SHOWN]
+
+
+def _wrong(problem: ErrorDetails, node: yaml.Node | None, model: type[Resource]) -> str:
+    kind, path = problem["type"], problem["loc"]
+    if kind == "extra_forbidden":
+        return f"unknown field{_meant(str(path[-1]), _fields_at(model, path[:-1]))}"
+    if kind == "missing":
+        return "is missing"
+    if path[-1:] == ("[key]",):
+        return EXPECTED["invalid_key"]
+    context = problem.get("ctx", {})
+    match kind:
+        case "literal_error":
+            expected = f"{context['expected']} was expected"
+        case "greater_than_equal":
+            expected = f"{context['ge']} or more was expected"
+        case "less_than_equal":
+            expected = f"{context['le']} or less was expected"
+        case _:
+            expected = EXPECTED.get(context.get("pattern", kind), problem["msg"])
+    if model.values_are_secret and path[0] in _DATA:
+        return expected
+    return expected + _found(node)
+
+
+def _found(node: yaml.Node | None) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        text = node.value[:_SHOWN]
+        if node.style or not text.isprintable():
+            return f"; found {json.dumps(text, ensure_ascii=False)}"
+        return f"; found {text or 'nothing'}"
+    if isinstance(node, yaml.MappingNode):
+        return "; found a mapping"
+    return "; found a list" if isinstance(node, yaml.SequenceNode) else ""
 
 
 def _fields_at(model: type[Any], path: Sequence[str | int]) -> list[str]:
@@ -165,40 +216,3 @@ def _meant(word: str, known: Sequence[str]) -> str:
     if close:
         return f"; did you mean {close[0]}?"
     return f"; expected one of: {', '.join(sorted(known))}" if known else ""
-
-
-def _check_nodes(root: yaml.Node) -> None:
-    """Refuse duplicate keys, and aliases that unfold into something enormous."""
-    sizes: dict[int, int] = {}
-    todo: list[tuple[yaml.Node, bool]] = [(root, False)]
-    while todo:
-        node, entered = todo.pop()
-        children = _children(node)
-        if entered:
-            sizes[id(node)] = 1 + sum(sizes.get(id(child), MAX_NODES) for child in children)
-            if sizes[id(node)] > MAX_NODES:
-                raise yaml.constructor.ConstructorError(
-                    None, None, "the document unfolds into too many values", node.start_mark
-                )
-        elif id(node) not in sizes:
-            if isinstance(node, yaml.MappingNode):
-                _check_keys(node)
-            todo.append((node, True))
-            todo += [(child, False) for child in children]
-
-
-def _children(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [part for pair in node.value for part in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
-
-
-def _check_keys(node: yaml.MappingNode) -> None:
-    seen: set[Hashable] = set()
-    for key, _ in node.value:
-        if key.value in seen and isinstance(key, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key.value!r} stands there twice", key.start_mark
-            )
-        if isinstance(key, yaml.ScalarNode):
-            seen.add(key.value)

@@ -1,0 +1,1 @@
+"""What we do when a peer asks: one module a service class."""

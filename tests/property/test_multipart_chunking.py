@@ -100,19 +100,41 @@ def test_boundaries_that_cannot_be_are_refused(boundary: str) -> None:
         MultipartParser(boundary)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"--b-1\r\n" + b"A: " + b"x" * (MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
-        b"--b-1\r\nno colon here\r\n\r\n",
-        b"--b-1 trailing words\r\n",
-        b"--b-1" + b" " * 300,
-    ],
-)
-def test_bad_part_headers_are_errors(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"--b-1 trailing words\r\n", b"--b-1" + b" " * 300])
+def test_what_cannot_follow_a_boundary_is_an_error(data: bytes) -> None:
     parser = MultipartParser(BOUNDARY)
     with pytest.raises(MultipartError):
         list(parser.receive_data(data))
+
+
+@given(
+    st.sampled_from([b"no colon here", b"A: " + b"x" * MAX_HEADER_BYTES, b": b", b"x" * 20_000]),
+    st.lists(st.integers(0, 50_000), max_size=30),
+)
+def test_bad_part_headers_disturb_no_other_part_however_they_are_cut(
+    headers: bytes, places: list[int]
+) -> None:
+    fine = b"--b-1\r\nA: b\r\n\r\nfine\r\n"
+    data = fine + b"--b-1\r\n" + headers + b"\r\n\r\nx\r\n" + fine + b"--b-1--"
+    parts, ended = parse(cut(data, places))
+    assert ended
+    assert [parts[0], parts[2]] == [({"a": "b"}, b"fine")] * 2
+    assert parts[1][0] == {}
+
+
+@given(st.binary(max_size=400), st.text("b-1\r\n", max_size=30), st.integers(1, 9))
+def test_whatever_comes_the_parser_says_the_same_or_the_same_error(
+    noise: bytes, nasty: str, size: int
+) -> None:
+    data = b"--b-1\r\n" + noise + nasty.encode() + noise + b"\r\n--b-1"
+
+    def outcome(pieces: list[bytes]) -> object:
+        try:
+            return parse(pieces)
+        except MultipartError as error:
+            return type(error)
+
+    assert outcome([data]) == outcome([data[i : i + size] for i in range(0, len(data), size)])
 
 
 def test_memory_stays_small_whatever_the_part_is() -> None:
@@ -120,4 +142,4 @@ def test_memory_stays_small_whatever_the_part_is() -> None:
     list(parser.receive_data(b"--b-1\r\n\r\n"))
     for _ in range(100):
         list(parser.receive_data(b"\r" * 65536))
-        assert len(parser._rest) <= len(BOUNDARY) + 4
+        assert parser.held < len(BOUNDARY) + 4

@@ -22,6 +22,14 @@ def with_uids(source: Path, study: str, series: str, sop: str) -> bytes:
     return buffer.getvalue()
 
 
+def padded(instance: bytes, size: int) -> bytes:
+    """The instance with Data Set Trailing Padding of `size` bytes at its end."""
+    tag_and_vr = b"\xfc\xff\xfc\xffOB"
+    at = instance.rfind(tag_and_vr)
+    start = instance if at < 0 else instance[:at]
+    return start + tag_and_vr + b"\0\0" + size.to_bytes(4, "little") + bytes(size)
+
+
 def multipart(parts: Sequence[bytes], boundary: str = "test-boundary") -> tuple[bytes, str]:
     """A multipart/related body of application/dicom parts, and its Content-Type."""
     body = b"".join(

@@ -30,6 +30,8 @@ class Platform:
     folder: Path
     site: str | None = None  # YAML text; None is the built-in site
     port: int = field(default_factory=free_port)
+    #: A command that runs the one that follows it, in the same process.
+    prefix: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,7 +57,7 @@ class Platform:
     def start(self) -> Platform:
         """Start the process and wait until it says it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "imaging_ingestion.cli.main", "up"]
+        command = [*self.prefix, sys.executable, "-m", "imaging_ingestion.cli.main", "up"]
         command += ["--data", str(self.data), "--http-port", str(self.port)]
         if self.site is not None:
             file = self.folder / "site.yaml"

@@ -1,8 +1,8 @@
 """Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 section 6.1): bytes to text.
 
 Bytes that the character set cannot mean become U+FFFD; the stored object keeps them as they came.
-Wrong but common spellings of the defined terms ("ISO-IR 100", "ISO_IR_100", "UTF-8") are understood;
-a term nobody knows is read as ISO_IR 100.
+Wrong but common spellings of the defined terms ("ISO-IR 100", "ISO_IR_100", "UTF-8") are
+understood; a term nobody knows is read as ISO_IR 100.
 """
 
 from __future__ import annotations

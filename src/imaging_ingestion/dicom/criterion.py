@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import struct
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -38,6 +38,10 @@ Element = Mapping[str, Any]
 
 #: Characters of one value of a key. Longer ones are no mistake of a person.
 LONGEST_VALUE = 1024
+#: Alternatives in one key. Each is a condition of its own for a database, and SQLite takes 1000 of
+#: those in one expression; UIDs are one list.
+MOST_VALUES = 100
+MOST_UIDS = 1000
 
 _WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"))
 _INTEGER_VRS = frozenset(
@@ -265,6 +269,7 @@ def criterion_of(
     if vr is None or vr == "UN":
         return OfStoredVr(text, multiple_values, empty_values)
     values = text.split("\\") if multiple_values else [text]
+    _check_number(values, MOST_VALUES)
     tests = [_test_of(vr, value.strip(_PADDING)) for value in values]
     if any(test is None for test in tests):
         return Universal()
@@ -330,8 +335,14 @@ def _checked(form: re.Pattern[str], text: str, expected: str) -> str:
     return text
 
 
+def _check_number(values: Sequence[str], most: int) -> None:
+    if len(values) > most:
+        raise InvalidValueError(f"at most {most} values")
+
+
 def _uids(text: str) -> list[str]:
     uids = [uid.strip(_PADDING) for uid in re.split(r"[,\\]", text)]
+    _check_number(uids, MOST_UIDS)
     if not all(map(is_uid, uids)):
         raise InvalidValueError("a UID (digits and single dots, at most 64 characters) or several")
     return list(dict.fromkeys(uids))

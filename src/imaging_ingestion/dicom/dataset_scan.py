@@ -1,10 +1,10 @@
 """The data set part of the scanner: elements to DICOM JSON, resumable at any byte.
 
 Theory of operation. `receive(data)` appends to what was left over and runs a loop over a stack of
-frames: a *data set* frame (the root, or an item) reads elements, a *sequence* frame reads item headers,
-a *fragments* frame walks the items of an encapsulated value. The loop stops when the next element is
-not all there, and goes on from its first byte when more has come; nothing is read twice, nothing
-recurses. Bulk values are noted and skipped without being kept.
+frames: a *data set* frame (the root, or an item) reads elements, a *sequence* frame reads item
+headers, a *fragments* frame walks the items of an encapsulated value. The loop stops when the next
+element is not all there, and goes on from its first byte when more has come; nothing is read twice,
+nothing recurses. Bulk values are noted and skipped without being kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from struct import Struct
 
 from imaging_ingestion.dicom.charset import Charset, charset
-from imaging_ingestion.dicom.element_kind import ElementKind, ElementKinds, kinds_for
+from imaging_ingestion.dicom.element_kind import (
+    BULK_VRS,
+    IMPLICIT_FORM,
+    ElementKind,
+    ElementKinds,
+    kinds_for,
+)
 from imaging_ingestion.dicom.header import (
     PIXEL_TAGS,
     BulkRange,
@@ -26,6 +32,7 @@ from imaging_ingestion.dicom.json_model import (
     PADDING,
     TEXT_ENCODERS,
     Kind,
+    integer,
     json_attribute_tag,
     json_bulk,
     json_inline_binary,
@@ -43,9 +50,12 @@ _ITEM_DELIMITATION = 0xFFFEE00D
 _SEQUENCE_DELIMITATION = 0xFFFEE0DD
 _PIXEL_REPRESENTATION = 0x00280103
 _FOREVER = 1 << 62
+_BULK_REFERENCE = 256  # bytes that it costs to know where a bulk value is
+_STRAY_DELIMITERS = 1000  # a writer that got it wrong did so a few times
 _TEXT = int(Kind.TEXT)
 _BINARY = int(Kind.BINARY)
 _NUMBER_TEXT = int(Kind.NUMBER_TEXT)
+_INTEGER_TEXT = int(Kind.INTEGER_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class DatasetScanner:
         self._padding = False  # nothing but zeros may follow
         self._size = 0
         self._elements = 0
+        self._strays = 0  # delimiters
         self._root = _Frame(_FOREVER, self.charset, "", implicit=encoding.implicit_vr)
         self._root.fields = {}
         self._stack = [self._root]
@@ -132,6 +143,11 @@ class DatasetScanner:
         if self._skip or len(self._stack) > 1 or rest.strip(b"\0"):
             raise TruncatedError("the stream ends in the middle of the data set")
         return _ascending(self._root)
+
+    @property
+    def held(self) -> int:
+        """Bytes kept so far: attributes, and input that waits for more."""
+        return self._size + len(self._buffer) + self._more_size
 
     def elements(self) -> dict[int, bytes]:
         """The top-level elements read so far as JSON text, ascending."""
@@ -208,6 +224,7 @@ class DatasetScanner:
                     else:
                         last = tag
                     position = self._large(frame, kind, buffer, start, length)
+                    first += position - start  # a bulk value's bytes are not kept
                     if self._skip or frame is not self._stack[-1]:
                         return position, bool(self._skip)
                     continue
@@ -236,6 +253,8 @@ class DatasetScanner:
                         fields[tag] = value_key + value + b"]}"
                     else:
                         fields[tag] = json_number_text(key, value, frame.charset)
+                elif what == _INTEGER_TEXT and integer(value := value.strip(PADDING)):
+                    fields[tag] = value_key + value + b"]}"
                 elif what == _BINARY and little:
                     fields[tag] = value_key + b2a_base64(value, newline=False) + b'"}'
                 elif what in encoders:
@@ -314,6 +333,11 @@ class DatasetScanner:
             frame.fields[tag] = kind.key + b"}"
             return start
         vr = kind.vr if kind.kind != Kind.AMBIGUOUS else self._resolved_vr()
+        if vr not in BULK_VRS:
+            vr = "UN"  # implicit VR can say more than the VR can hold
+        elif length == UNDEFINED and kind.form == IMPLICIT_FORM:
+            vr = "OB"  # encapsulated (PS3.5 A.4), in a data set that should have said so
+        self._account(_BULK_REFERENCE, 0)
         self.bulk[path] = BulkRange(self._base + start, None if length == UNDEFINED else length, vr)
         frame.fields[tag] = json_bulk(b'"%08X":{"vr":"%b"' % (tag, vr.encode()), path)
         if length == UNDEFINED:
@@ -341,6 +365,7 @@ class DatasetScanner:
         if tag == _SEQUENCE_DELIMITATION:
             self._close()
         elif tag == _ITEM:
+            self._account(8, 1)  # an empty one costs memory, too
             end = _FOREVER if length == UNDEFINED else self._base + position + length
             if end > sequence.end and end != _FOREVER:
                 raise MalformedError(f"an item of {sequence.path} reaches beyond its sequence")
@@ -383,7 +408,11 @@ class DatasetScanner:
             self._close()
             return True
         if tag in {_ITEM_DELIMITATION, _SEQUENCE_DELIMITATION}:
-            self.warnings.append("a delimiter stands where nothing is to be delimited")
+            self._strays += 1
+            if self._strays > _STRAY_DELIMITERS:
+                raise MalformedError("too many delimiters stand where nothing is to be delimited")
+            if self._strays == 1:
+                self.warnings.append("a delimiter stands where nothing is to be delimited")
             return True
         if tag == 0 and frame is self._root and self._elements:
             self._padding = True

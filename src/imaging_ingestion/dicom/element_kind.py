@@ -12,6 +12,13 @@ from imaging_ingestion.dicom.json_model import KIND_OF_VR, Kind
 LONG_FORM = frozenset(
     ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 )
+#: VRs whose values may be bulk data (PS3.18 10.4.3.3.2).
+BULK_VRS = frozenset(
+    (
+        *("DS", "FL", "FD", "IS", "LT", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "ST", "SV"),
+        *("UC", "UL", "UN", "US", "UT", "UV"),
+    )
+)
 #: Lengths above which a value is a bulk value, by what it is (W11): numbers and text stay readable.
 BULK_BINARY = 1024
 BULK_TEXT = 65536
@@ -20,9 +27,12 @@ BULK_TEXT = 65536
 _MEMO_LIMIT = 16384
 
 
+IMPLICIT_FORM = 2
+
+
 class ElementKind(NamedTuple):
     """How to read one element. `form` is 0 for a 16-bit length, 1 for a 32-bit one after two
-    reserved bytes, 2 for implicit VR."""
+    reserved bytes, IMPLICIT_FORM for implicit VR."""
 
     tag: int
     kind: int
@@ -47,7 +57,7 @@ class ElementKinds:
         order = "big" if self.big_endian else "little"
         group, element = (int.from_bytes(head[i : i + 2], order) for i in (0, 2))  # type: ignore[arg-type]
         tag = group << 16 | element
-        form = 2
+        form = IMPLICIT_FORM
         vr = None
         if not self.implicit_vr:
             spelled = head[4:6]

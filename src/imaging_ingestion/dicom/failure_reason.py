@@ -13,8 +13,10 @@ PROCESSING_FAILURE: Final = 0x0110
 DUPLICATE_SOP_INSTANCE: Final = 0x0111
 #: 0122H: SOP class not supported.
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
-#: A7xx: out of resources (the space is full, or the header is larger than allowed).
+#: A7xx: out of resources; the space is full. Ours: later it may not be.
 OUT_OF_RESOURCES: Final = 0xA700
+#: A701H: out of resources for good: the header is larger than is taken in.
+HEADER_TOO_LARGE: Final = 0xA701
 #: A9xx: the data set does not match the SOP class.
 DATA_SET_DOES_NOT_MATCH_SOP_CLASS: Final = 0xA900
 #: A901H: its Study Instance UID is not that of the resource it was sent to.

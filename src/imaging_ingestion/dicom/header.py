@@ -108,7 +108,7 @@ class Header:
         return self.elements.get(tag, b"")[_VR_AT : _VR_AT + 2].decode()
 
     def text(self, tag: int) -> str | None:
-        """The first value of a top-level element as text without padding; None if empty or absent."""
+        """The first value of a top-level element as text, unpadded; None if empty or absent."""
         raw = self.raw.get(tag)
         if not raw:
             return None

@@ -1,12 +1,13 @@
 """Element values as DICOM JSON text (PS3.18 annex F): from the bytes of a data set, in one step.
 
 This is the hot path of intake: a CT has some 250 elements, and all of them become JSON while the
-instance streams in. So values are bytes from end to end: a text of plain ASCII needs no decoding and
-no escaping, and goes through one regular expression (benchmarks/scan.py).
+instance streams in. So values are bytes from end to end: a text of plain ASCII needs no decoding
+and no escaping, and goes through one regular expression (benchmarks/scan.py).
 
 Numbers of DS and IS keep the digits they came with where these are a JSON number, and are strings
-otherwise ("+1", "1.", "abc"). Floats that JSON cannot say are the strings "NaN", "Infinity",
-"-Infinity".
+otherwise ("+1", "1.", "abc"); so are those that many a reader of JSON would not survive: an IS out
+of its range, a DS beyond every double ("1e999"). Floats that JSON cannot say are the strings
+"NaN", "Infinity", "-Infinity".
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from imaging_ingestion.dicom.charset import Charset
 
 #: Printable ASCII without quotation mark and backslash: the same bytes in JSON.
 plain = re.compile(rb"[ !#-\[\]-~]*").fullmatch
-number = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+#: A DS that is a JSON number, and one that every reader of JSON can hold.
+number = re.compile(
+    rb"(?:0|-0(?=\.)|-?[1-9][0-9]{0,30})(?:\.[0-9]{1,60})?(?:[eE][+-]?[0-9]{1,2})?"
+).fullmatch
+#: An IS that is one, but for the few of ten digits that are in its range (PS3.5 table 6.2-1).
+integer = re.compile(rb"0|-?[1-9][0-9]{0,8}").fullmatch
+_digits = re.compile(rb"-?[1-9][0-9]*").fullmatch
+_INTEGERS = range(-(1 << 31), 1 << 31)
+_LONGEST_INTEGER = len("-2147483648")
 _encode_json = msgspec.json.encode
 
 PADDING = b" \0"
@@ -44,11 +53,13 @@ class Kind(IntEnum):
     AMBIGUOUS = 8
     CHARACTER_SET = 9
     LEFT_OUT = 10
+    INTEGER_TEXT = 11
 
 
 KIND_OF_VR = {
     **dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UC", "UI"), Kind.TEXT),
-    **dict.fromkeys(("DS", "IS"), Kind.NUMBER_TEXT),
+    "DS": Kind.NUMBER_TEXT,
+    "IS": Kind.INTEGER_TEXT,
     "PN": Kind.PERSON_NAME,
     **dict.fromkeys(("US", "SS", "UL", "SL", "FL", "FD", "UV", "SV"), Kind.NUMBER),
     "AT": Kind.ATTRIBUTE_TAG,
@@ -75,16 +86,41 @@ def json_text(key: bytes, value: bytes, charset: Charset) -> bytes:
 
 
 def json_number_text(key: bytes, value: bytes, charset: Charset) -> bytes:
-    """`key` with the values of DS or IS."""
+    """`key` with the values of DS."""
+    return _json_numbers(key, value, charset, number)
+
+
+def json_integer_text(key: bytes, value: bytes, charset: Charset) -> bytes:
+    """`key` with the values of IS."""
+    return _json_numbers(key, value, charset, is_json_integer)
+
+
+def is_json_integer(text: bytes) -> bool:
+    """Whether an IS, without padding, is a JSON number as it is and not out of its VR's range.
+
+    One with a fraction is as well, though no IS may have it: readers make an integer of it.
+    """
+    if integer(text):
+        return True
+    if _digits(text):
+        return len(text) <= _LONGEST_INTEGER and int(text) in _INTEGERS
+    return number(text) is not None
+
+
+def _json_numbers(
+    key: bytes, value: bytes, charset: Charset, is_number: Callable[[bytes], object]
+) -> bytes:
     value = value.strip(PADDING)
     if not value:
         return key + b"}"
-    if number(value):
-        return b'%b,"Value":[%b]}' % (key, value)
-    return b'%b,"Value":[%b]}' % (
-        key,
-        b",".join([_jsonnumber(v.strip(PADDING), charset) for v in value.split(b"\\")]),
-    )
+    values = []
+    for text in value.split(b"\\"):
+        one = text.strip(PADDING)
+        if not one:
+            values.append(b"null")
+        else:
+            values.append(one if is_number(one) else _encode_json(charset.decode(one)))
+    return b'%b,"Value":[%b]}' % (key, b",".join(values))
 
 
 def json_person_name(key: bytes, value: bytes, charset: Charset) -> bytes:
@@ -154,6 +190,7 @@ def little_endian(value: bytes, vr: str) -> bytes:
 
 
 TEXT_ENCODERS: dict[int, Callable[[bytes, bytes, Charset], bytes]] = {
+    Kind.INTEGER_TEXT: json_integer_text,
     Kind.PERSON_NAME: json_person_name,
     Kind.LONG_TEXT: json_long_text,
 }
@@ -162,12 +199,6 @@ TEXT_ENCODERS: dict[int, Callable[[bytes, bytes, Charset], bytes]] = {
 def _json_string(value: str) -> bytes:
     value = value.rstrip(" \0")
     return _encode_json(value) if value else b"null"
-
-
-def _jsonnumber(value: bytes, charset: Charset) -> bytes:
-    if not value:
-        return b"null"
-    return value if number(value) else _encode_json(charset.decode(value))
 
 
 def _json_name(name: str) -> bytes:

@@ -176,25 +176,31 @@ class Identifier:
 
 
 def identifier_of(
-    keys: Iterable[MatchKey], *, multiple_values: bool = False, empty_values: bool = False
+    keys: Iterable[MatchKey],
+    *,
+    multiple_values: bool = False,
+    empty_values: bool = False,
+    combine_date_times: bool = True,
 ) -> Identifier:
     """The keys of a query as one. A key without text asks nothing (C.2.2.2.3).
 
-    `multiple_values` and `empty_values` as for `criterion_of`. Raises InvalidKeyError.
+    `multiple_values` and `empty_values` as for `criterion_of`. Without `combine_date_times` a range
+    of dates and one of times are independent of each other. Raises InvalidKeyError.
     """
-    root = _Node(())
+    root = _Node((), combine_date_times)
     zone = None
     for key in keys:
         _check_path(key.path)
-        if key.path == (TIMEZONE_OFFSET_FROM_UTC,) and key.text.strip():
+        if key.path == (TIMEZONE_OFFSET_FROM_UTC,):
+            # It is of every level, and nothing is matched against it: a zone, or nothing asked.
             try:
-                zone = parse_offset(key.text.strip())
+                zone = parse_offset(key.text.strip()) if key.text.strip() else None
             except InvalidRangeError as error:
                 raise InvalidKeyError(key.path, str(error)) from error
             continue
         node = root
         for tag in key.path[:-1]:
-            node = node.items.setdefault(tag, _Node((*node.path, tag)))
+            node = node.items.setdefault(tag, _Node((*node.path, tag), combine_date_times))
         if key.path[-1] in node.criteria:
             raise InvalidKeyError(key.path, "to be given only once")
         node.texts[key.path[-1]] = key.text.strip()
@@ -215,6 +221,7 @@ class _Node:
     """The keys of a data set or item while they are gathered."""
 
     path: tuple[int, ...]
+    combine: bool
     criteria: dict[int, Criterion] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)
     items: dict[int, _Node] = field(default_factory=dict)
@@ -237,7 +244,13 @@ class _Node:
                     continue
                 date_tag = _DATE_OF_TIME.get(time_tag)
                 days = _only_range_of_dates(criteria.get(date_tag) if date_tag else None)
-                if days and date_tag and test.times.is_range and len(criterion.tests) == 1:
+                if (
+                    self.combine
+                    and days
+                    and date_tag
+                    and test.times.is_range
+                    and len(criterion.tests) == 1
+                ):
                     if test.times.is_reversed and days.dates.low == days.dates.high:
                         raise self._reversed(time_tag)
                     del criteria[time_tag], criteria[date_tag]

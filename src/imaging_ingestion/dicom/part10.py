@@ -9,6 +9,31 @@ IMPLEMENTATION_CLASS_UID = "2.25.188349263712350164923075316817261409713"
 IMPLEMENTATION_VERSION_NAME = "IMG_INGESTION_1"
 
 PREAMBLE = bytes(128) + b"DICM"
+#: Bytes that `completion` looks at.
+BEGINNING = len(PREAMBLE) + 2
+_PREFIX = len(PREAMBLE)
+_GROUP_2 = b"\x02\x00"
+
+
+def completion(
+    first: bytes, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> tuple[bytes, int]:
+    """What an object lacks of a PS3.10 file, and how many of its first bytes that stands for.
+
+    `first` is its first `BEGINNING` bytes; the UIDs are for an object without file meta.
+    """
+    if first[_PREFIX - 4 : _PREFIX] == b"DICM":
+        if first[_PREFIX : _PREFIX + 2] == _GROUP_2:
+            return b"", 0
+        made, skipped = first[:_PREFIX], _PREFIX
+    elif first[:4] == b"DICM":
+        made, skipped = PREAMBLE, 4
+    else:
+        made, skipped = PREAMBLE, 0
+    if first[skipped : skipped + 2] == _GROUP_2:
+        return made, skipped
+    meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+    return made + meta[_PREFIX:], skipped
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:

@@ -1,8 +1,9 @@
 """The streaming header scanner: a DICOM Part 10 stream in, a `Header` out (PS3.10 section 7).
 
-Bytes come in pieces of any size. Preamble and file meta information are optional: a bare data set is
-recognised by its first element, its encoding is guessed from it, and the header says so in a warning.
-Nothing of the bulk values is kept, so the memory is that of the attributes, whatever the instance's size.
+Bytes come in pieces of any size. Preamble and file meta information are optional: a bare data set
+is recognised by its first element, its encoding is guessed from it, and the header says so in a
+warning. Nothing of the bulk values is kept, so the memory is that of the attributes, whatever the
+instance's size.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class HeaderScanner:
     def header_complete(self) -> bool:
         """Whether Pixel Data has been reached: the attributes before it are all there."""
         return self._dataset is not None and self._dataset.header_complete
+
+    @property
+    def held(self) -> int:
+        """Bytes kept so far: attributes, and input that waits for more."""
+        return len(self._start or b"") + (self._dataset.held if self._dataset is not None else 0)
 
     @property
     def is_dicom(self) -> bool:

@@ -61,22 +61,23 @@ def pieces(text: str) -> list[Token]:
 
 
 def pattern_of(tokens: list[Token]) -> Pattern:
-    """The pattern, with neighbouring `*` made one and neighbouring literals joined."""
+    """The pattern in one spelling: literals joined, and each run of wildcards as `??…*`.
+
+    `*?*?` is two characters or more, which `??*` says without looking everywhere for them.
+    """
     joined: list[Token] = []
-    for kind, group in groupby(tokens, key=_kind):
-        if kind is Wild.MANY:
-            joined.append(Wild.MANY)
-        elif kind is Wild.ONE:
-            joined.extend(Wild.ONE for _ in group)
+    for is_wild, group in groupby((token for token in tokens if token != ""), key=_is_wild):
+        if is_wild:
+            run = list(group)
+            joined += [Wild.ONE] * run.count(Wild.ONE)
+            joined += [Wild.MANY] * (Wild.MANY in run)
         else:
-            literal = "".join(str(token) for token in group)
-            if literal:
-                joined.append(literal)
+            joined.append("".join(str(token) for token in group))
     return Pattern(tuple(joined))
 
 
-def _kind(token: Token) -> Wild | None:
-    return token if isinstance(token, Wild) else None
+def _is_wild(token: Token) -> bool:
+    return isinstance(token, Wild)
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,7 @@
 """The Native DICOM Model (PS3.19 annex A.1) of a data set, from its DICOM JSON.
 
-XML 1.0 cannot say most control characters; they become U+FFFD.
+Numbers keep the digits they have there ("1.50"). XML 1.0 cannot say most control characters; they
+become U+FFFD. What stands behind the fourth ^ of a person name is its suffix, ^ and all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+import msgspec
+
 from imaging_ingestion.dicom.dictionary import keyword_of
 
 NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
@@ -17,8 +20,18 @@ NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NAME_PARTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 
+#: A carriage return as it is would be read back as a line feed (XML 1.0, 2.11).
+_REFERENCES = {"\r": "&#13;"}
+#: Numbers with a point or exponent stay the text they are.
+_decode = msgspec.json.Decoder(dict[str, dict[str, Any]], float_hook=str).decode
+
 _Close = str
 _Open = tuple[Mapping[str, Any], str]
+
+
+def xml_of_json(text: bytes) -> bytes:
+    """The XML document of one data set given as the text of a DICOM JSON object."""
+    return xml_of(_decode(text))
 
 
 def xml_of(dataset: Mapping[str, Any]) -> bytes:
@@ -65,7 +78,7 @@ def _write(
             elif vr == "PN":
                 out.append(_person_name(index, value))
             else:
-                text = "" if value is None else escape(_clean(_text(value)))
+                text = "" if value is None else _escaped(str(value))
                 out.append(f'<Value number="{index}">{text}</Value>')
     out.append("</DicomAttribute>")
 
@@ -73,8 +86,8 @@ def _write(
 def _person_name(index: int, value: Mapping[str, str] | None) -> str:
     groups = []
     for group, name in (value or {}).items():
-        parts = zip(_NAME_PARTS, name.split("^"), strict=False)
-        inner = "".join(f"<{part}>{escape(_clean(t))}</{part}>" for part, t in parts if t)
+        parts = zip(_NAME_PARTS, name.split("^", len(_NAME_PARTS) - 1), strict=False)
+        inner = "".join(f"<{part}>{_escaped(text)}</{part}>" for part, text in parts if text)
         groups.append(f"<{group}>{inner}</{group}>")
     return f'<PersonName number="{index}">{"".join(groups)}</PersonName>'
 
@@ -89,8 +102,8 @@ def _private_creators(dataset: Mapping[str, Any]) -> dict[str, str]:
     return creators
 
 
-def _text(value: object) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
+def _escaped(text: str) -> str:
+    return escape(_clean(text), _REFERENCES)
 
 
 def _clean(text: str) -> str:

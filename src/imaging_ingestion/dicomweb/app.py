@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -114,14 +115,18 @@ async def _answer_disconnect(_request: Request, _error: Exception) -> Response:
 
 
 async def _answer_unexpected(request: Request, error: Exception) -> Response:
-    """500 with an id that the log has too; the log has no patient data, so no query either."""
+    """500 with an id that the log has too.
+
+    The log has no patient data: not the query, and not the error's text.
+    """
     identifier = str(uuid.uuid4())
     log.error(
-        "http.failed",
+        "dicomweb.failed",
         id=identifier,
         method=request.method,
         route=getattr(request.scope.get("route"), "path", "?"),
-        exc_info=error,
+        error=type(error).__name__,
+        stack="".join(traceback.format_tb(error.__traceback__)[-6:]),
     )
     return problem(
         500, "Internal Server Error", f"something went wrong; the log tells under {identifier}"

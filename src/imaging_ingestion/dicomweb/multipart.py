@@ -2,15 +2,15 @@
 
 Theory of operation. A body is
 
-    preamble  CRLF--boundary  header lines  CRLF  content  CRLF--boundary  …  CRLF--boundary--  epilogue
+    preamble  CRLF--boundary  headers  CRLF  content  CRLF--boundary  …  CRLF--boundary--  epilogue
 
 and the parser is in one of the states below. It looks for the delimiter with `bytes.find`, never
 byte by byte, and hands out the content as views of what was received. It keeps back only what is
 the beginning of a delimiter so far, so memory does not depend on the size of a part.
 
-What breaks the framing (no boundary at all, no closing delimiter, text behind a boundary) is an error
-of the body. Headers of one part that cannot be read are that part's own fault: it begins with an
-`error`, its bytes are handed out like any others, and the next part is none the worse for it.
+What breaks the framing (no boundary at all, no closing delimiter, text behind a boundary) is an
+error of the body. Headers of one part that cannot be read are that part's own fault: it begins with
+an `error`, its bytes are handed out like any others, and the next part is none the worse for it.
 """
 
 from __future__ import annotations

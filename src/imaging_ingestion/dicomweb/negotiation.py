@@ -1,7 +1,8 @@
 """Which representation to answer with (PS3.18 8.7, RFC 9110 12.5.1): a pure decision.
 
 A resource lists what it can offer, best first. What the client accepts comes from the `accept`
-query parameter, which goes first (8.3.3.1), or the Accept header. What nobody understands is ignored.
+query parameter, which goes first (8.3.3.1), or the Accept header. What nobody understands is
+ignored.
 """
 
 from __future__ import annotations

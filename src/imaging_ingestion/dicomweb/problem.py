@@ -45,7 +45,7 @@ def problem(status: int, title: str, detail: str, **members: object) -> Response
 
 def bad_request(detail: str, **members: object) -> HttpProblemError:
     """400: the request contradicts the standard; `detail` names the part and what is expected."""
-    return HttpProblemError(400, "Bad Request", detail, **members)
+    return HttpProblemError(400, "Bad Request", detail, headers=None, **members)
 
 
 def not_found(detail: str) -> HttpProblemError:

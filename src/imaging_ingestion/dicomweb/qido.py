@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imaging_ingestion.dicom.xml_model import xml_of
+from imaging_ingestion.dicom.xml_model import xml_of_json
 from imaging_ingestion.dicomweb.multipart_writer import MultipartWriter
 from imaging_ingestion.dicomweb.negotiation import Offer
 from imaging_ingestion.dicomweb.problem import HttpProblemError
@@ -28,6 +28,8 @@ _OFFERS = (Offer(JSON), Offer("multipart/related", XML), Offer("application/json
 PIECE = 1000
 #: Results whose data sets are read at once.
 METADATA_PIECE = 50
+#: Results that become XML at once.
+XML_PIECE = 50
 PIECE_BYTES = 1 << 20
 
 _NOT_FUZZY = (  # PS3.18 8.3.4.2
@@ -137,10 +139,12 @@ class Qido:
     ) -> AsyncGenerator[bytes, None]:
         """A part with one Native DICOM Model document for each result (Q3)."""
         async for results in self._results(matches, writer):
-            for match, text in results:
-                document = xml_of(msgspec.json.decode(text))
-                head = multipart.head(XML, writer.url_of(match), len(document))
-                yield head + document
+            for start in range(0, len(results), XML_PIECE):
+                part = results[start : start + XML_PIECE]
+                # In a thread: thousands of documents would keep everybody else waiting.
+                documents = await asyncio.to_thread(_documents, [text for _, text in part])
+                for (match, _), document in zip(part, documents, strict=True):
+                    yield multipart.head(XML, writer.url_of(match), len(document)) + document
         yield multipart.end()
 
     async def _results(
@@ -171,6 +175,10 @@ class Qido:
                     results, size = [], 0
             if results:
                 yield results
+
+
+def _documents(texts: Sequence[bytes]) -> list[bytes]:
+    return [xml_of_json(text) for text in texts]
 
 
 def _warnings(parameters: SearchParameters, page: Page) -> Iterable[str]:

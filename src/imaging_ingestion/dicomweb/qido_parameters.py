@@ -19,7 +19,7 @@ from imaging_ingestion.dicom.matching import (
     MatchKey,
     identifier_of,
 )
-from imaging_ingestion.dicomweb.problem import bad_request
+from imaging_ingestion.dicomweb.problem import HttpProblemError, bad_request
 from imaging_ingestion.manifest.attribute_levels import Level, level_of
 
 LARGEST_NUMBER = 0xFFFFFFFF  # of limit and offset
@@ -29,6 +29,7 @@ MOST_PARAMETERS = 500
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 _NUMBER = re.compile(r"[0-9]{1,10}")
+_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SWITCHES = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 #: Parameters that others read (PS3.18 8.3.3).
 _ELSEWHERE = ("accept", "charset")
@@ -120,13 +121,21 @@ def parse_search(query: bytes, resource: Resource) -> SearchParameters:
 def _pairs(query: bytes) -> Sequence[tuple[str, str]]:
     try:
         text = query.decode("ascii")
+        if _NO_ESCAPE.search(text):
+            raise _not_encoded()
         return parse_qsl(
             text, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARAMETERS
         )
     except UnicodeDecodeError as error:
-        raise bad_request("the query string is not percent-encoded UTF-8") from error
+        raise _not_encoded() from error
     except ValueError as error:
         raise bad_request(f"the query has more than {MOST_PARAMETERS} parameters") from error
+
+
+def _not_encoded() -> HttpProblemError:
+    return bad_request(
+        "the query string is not percent-encoded UTF-8; a percent sign itself is written %25"
+    )
 
 
 def _key(gathered: _Gathered, name: str, value: str, resource: Resource) -> None:
@@ -142,7 +151,7 @@ def _key(gathered: _Gathered, name: str, value: str, resource: Resource) -> None
     if _is_matched(path[0], resource):
         gathered.keys[path] = value
     else:
-        gathered.ignored.append(name)
+        gathered.ignored.append(_printable(name))
 
 
 def _is_matched(tag: int, resource: Resource) -> bool:

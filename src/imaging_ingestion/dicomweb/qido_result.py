@@ -10,15 +10,16 @@ from collections.abc import Iterable
 
 import msgspec
 
-from imaging_ingestion.dicom.dictionary import vr_of
-from imaging_ingestion.dicom.json_model import number
 from imaging_ingestion.dicom.matching import TIMEZONE_OFFSET_FROM_UTC
 from imaging_ingestion.dicomweb.qido_parameters import Resource, SearchParameters
 from imaging_ingestion.manifest.attribute_levels import Level, level_of
-from imaging_ingestion.manifest.query_attributes import (
-    COLUMN_ATTRIBUTES,
-    MODALITIES_IN_STUDY,
-    ColumnAttribute,
+from imaging_ingestion.manifest.query_attributes import COLUMN_ATTRIBUTES, MODALITIES_IN_STUDY
+from imaging_ingestion.manifest.query_element import (
+    element_of,
+    empty_element,
+    integer_text,
+    is_empty,
+    private_creator,
 )
 from imaging_ingestion.manifest.query_match import Match, Row
 
@@ -143,16 +144,16 @@ class ResultWriter:
             part.update((tag, _keyed(tag, element)) for tag, element in stored.items())
         if default:
             for tag in REQUIRED[level]:
-                _put(part, tag, _element(tag, row, stored))
+                _put(part, tag, element_of(tag, row, stored))
             for tag in IF_KNOWN[level]:
-                found = _element(tag, row, stored)
-                if len(found) > _LENGTH_OF_EMPTY:
+                found = element_of(tag, row, stored)
+                if not is_empty(found):
                     _put(part, tag, found)
         for tag in self._include[level]:
             if tag in COLUMN_ATTRIBUTES or f"{tag:08X}" in stored:
-                _put(part, tag, _element(tag, row, stored))
+                _put(part, tag, element_of(tag, row, stored))
         for tag in self._keys[level]:
-            _put(part, tag, _element(tag, row, stored))
+            _put(part, tag, element_of(tag, row, stored))
         if level is Level.STUDY and (default or MODALITIES_IN_STUDY in self._include[level]):
             modalities = match.modalities_in_study
             value = b',"Value":%b' % _encode(modalities) if modalities else b""
@@ -166,10 +167,10 @@ class ResultWriter:
             "00080016": b'"00080016":{"vr":"UI","Value":["%b"]}' % row.sop_class_uid.encode(),
             "00080018": b'"00080018":{"vr":"UI","Value":["%b"]}' % row.sop_instance_uid.encode(),
             "00083002": b'"00083002":{"vr":"UI","Value":["%b"]}' % row.transfer_syntax_uid.encode(),
-            "00200013": b'"00200013":' + _integer_text(row.instance_number),
+            "00200013": b'"00200013":' + integer_text(row.instance_number),
         }
         if row.number_of_frames is not None:
-            elements["00280008"] = b'"00280008":' + _integer_text(row.number_of_frames)
+            elements["00280008"] = b'"00280008":' + integer_text(row.number_of_frames)
         if row.rows is not None:
             elements["00280010"] = b'"00280010":{"vr":"US","Value":[%d]}' % row.rows
         if row.columns is not None:
@@ -184,7 +185,7 @@ class ResultWriter:
             }
             self._add_stored(elements, stored)
         for tag in self._keys[Level.INSTANCE]:
-            elements.setdefault(f"{tag:08X}", _keyed(f"{tag:08X}", _empty(tag)))
+            elements.setdefault(f"{tag:08X}", _keyed(f"{tag:08X}", empty_element(tag)))
         return elements
 
     def _add_stored(self, elements: Elements, stored: Elements) -> None:
@@ -204,7 +205,7 @@ class ResultWriter:
         for block in self._private:
             for place in range(0x10, 0x100):
                 creator = f"{block.group:04X}00{place:02X}"
-                if _private_creator(stored.get(creator)) != block.creator:
+                if private_creator(stored.get(creator)) != block.creator:
                     continue
                 elements[creator] = _keyed(creator, stored[creator])
                 for low in (*block.criteria, *block.items):
@@ -213,9 +214,6 @@ class ResultWriter:
                         elements[tag] = _keyed(tag, stored[tag])
 
 
-#: What a sender says of these was true somewhere else.
-_COUNTS = frozenset({0x00201206, 0x00201208, 0x00201209})
-_LENGTH_OF_EMPTY = len(b'{"vr":"XX"}')
 #: Attributes of instances for which `write` needs no data set.
 _KNOWN_OF_INSTANCES = frozenset(
     {
@@ -241,41 +239,3 @@ def _keyed(tag: str, element: bytes) -> bytes:
 def _put(elements: Elements, tag: int, element: bytes) -> None:
     key = f"{tag:08X}"
     elements[key] = _keyed(key, element)
-
-
-def _element(tag: int, row: Row, stored: Elements) -> bytes:
-    """An element of a study or series, without key: as received, of its column, or empty."""
-    attribute = COLUMN_ATTRIBUTES.get(tag)
-    found = None if tag in _COUNTS else stored.get(f"{tag:08X}")
-    if found is not None and len(found) > _LENGTH_OF_EMPTY:
-        return found
-    return _empty(tag) if attribute is None else _of_column(attribute, row)
-
-
-def _of_column(attribute: ColumnAttribute, row: Row) -> bytes:
-    value = row._mapping[attribute.column.name]
-    if value is None:
-        return _empty(attribute.tag)
-    if attribute.vr == "IS":
-        return _integer_text(str(value))
-    return _encode(attribute.element(value))
-
-
-def _integer_text(text: str | None) -> bytes:
-    """An IS element; a number in JSON if it can be one, as everywhere else (F.2.3)."""
-    if text is None:
-        return b'{"vr":"IS"}'
-    value = text.encode()
-    return b'{"vr":"IS","Value":[%b]}' % (value if number(value) else _encode(text))
-
-
-def _empty(tag: int) -> bytes:
-    vr = (vr_of(tag) or "UN")[:2]  # "US or SS": the first will do for no value
-    return b'{"vr":"%b"}' % vr.encode()
-
-
-def _private_creator(element: bytes | None) -> str | None:
-    if element is None:
-        return None
-    values = msgspec.json.decode(element).get("Value", ())
-    return values[0].strip(" \0") if values and isinstance(values[0], str) else None

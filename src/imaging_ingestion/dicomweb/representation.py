@@ -1,9 +1,10 @@
 """Which stored representation answers an Accept header (PS3.18 8.7.3): a pure decision.
 
 Pixels leave in the transfer syntax they are stored in; this version does not transcode. So an entry
-of the header can be *served*, would need *transcoding*, or means nothing here. The best entry that
-can be served wins; if there is none but one that transcoding would serve, the answer is 501, else
-406 (W4, W5).
+of the header can be *served*, would need *transcoding*, or means nothing here. Of the two ways to
+send what is stored, as parts or bare, that one wins which the client weighs more; the entry that
+names it most precisely tells its weight. If none can be served but one would be by transcoding, the
+answer is 501, else 406 (W4, W5, H4).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from imaging_ingestion.dicom.transfer_syntax import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -95,18 +97,15 @@ def represent(ranges: Sequence[MediaRange], stored: Stored) -> Representation:
 
     Raises HttpProblemError: 501 if transcoding would be needed, 406 if nothing fits.
     """
-    could_transcode = False
-    for media in _by_preference(ranges):
-        for multipart in (True, False):
-            if not multipart and not stored.single:
-                continue
-            if _is_excluded(ranges, multipart=multipart, media_type=stored.media_type):
-                continue
-            fit = _fit(media, stored, multipart=multipart)
-            if fit is Fit.SERVED:
-                return Representation(stored.media_type, multipart)
-            could_transcode |= fit is Fit.TRANSCODING
-    if could_transcode:
+    best: _Worth | None = None
+    chosen: Representation | None = None
+    for multipart in (True, False) if stored.single else (True,):
+        worth = _worth(ranges, stored, multipart=multipart)
+        if worth is not None and (best is None or worth > best):
+            best, chosen = worth, Representation(stored.media_type, multipart)
+    if chosen is not None:
+        return chosen
+    if _could_transcode(ranges, stored):
         syntaxes = ", ".join(sorted(stored.transfer_syntax_uids))
         raise not_implemented(
             "this version does not transcode: ask for what is stored with transfer-syntax=* "
@@ -118,23 +117,46 @@ def represent(ranges: Sequence[MediaRange], stored: Stored) -> Representation:
     raise not_acceptable(available)
 
 
-def _by_preference(ranges: Sequence[MediaRange]) -> list[MediaRange]:
-    """By weight, then what is named more precisely, then in the order given (H4)."""
-    return sorted((m for m in ranges if m.q > 0), key=lambda m: (-m.q, -_precision(m)))
+class _Worth(NamedTuple):
+    """What a representation is worth to the client: greater is better (H4)."""
+
+    q: float
+    precision: int
+    place: int  # of the entry in the header, counted down
+
+
+def _worth(ranges: Sequence[MediaRange], stored: Stored, *, multipart: bool) -> _Worth | None:
+    """What the entries that name a representation most precisely say; None: not acceptable."""
+    named = [
+        _Worth(media.q, _precision(media), -place)
+        for place, media in enumerate(ranges)
+        if _serves(media, stored, multipart=multipart)
+    ]
+    precision = max((worth.precision for worth in named), default=0)
+    best = max((worth for worth in named if worth.precision == precision), default=None)
+    return best if best is not None and best.q > 0 else None
+
+
+def _serves(media: MediaRange, stored: Stored, *, multipart: bool) -> bool:
+    """Whether an entry is about a representation: accepts it as it is, or excludes it."""
+    if media.q == 0 and media.transfer_syntax is None:
+        named = _named_type(media, multipart=multipart, stored_type=stored.media_type)
+        return named == stored.media_type
+    return _fit(media, stored, multipart=multipart) is Fit.SERVED
+
+
+def _could_transcode(ranges: Sequence[MediaRange], stored: Stored) -> bool:
+    return any(
+        media.q > 0 and _fit(media, stored, multipart=multipart) is Fit.TRANSCODING
+        for media in ranges
+        for multipart in ((True, False) if stored.single else (True,))
+    )
 
 
 def _precision(media: MediaRange) -> int:
     if media.type.endswith("/*"):
         return 0 if media.type == "*/*" else 1
     return 2 + ("type" in media.parameters) + (media.transfer_syntax is not None)
-
-
-def _is_excluded(ranges: Sequence[MediaRange], *, multipart: bool, media_type: str) -> bool:
-    outer = MULTIPART if multipart else media_type
-    return any(
-        m.q == 0 and m.type == outer and (not multipart or m.root_type in {None, media_type})
-        for m in ranges
-    )
 
 
 def _fit(media: MediaRange, stored: Stored, *, multipart: bool) -> Fit:

@@ -42,6 +42,7 @@ class DicomwebSettings:
     max_body: int = 1 << 40  # bytes of one STOW request
     max_parts: int = 50_000  # of one STOW request
     stow_window: int = 16  # instances of one request being made durable at once
+    patience: float = 60.0  # seconds that a STOW request's body may pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class DicomwebService:
         if self.settings.external_url:
             return self.settings.external_url.rstrip("/")
         scheme = request.url.scheme
-        host = request.headers.get("host", "")
+        host = _with_port(request.headers.get("host", ""), scheme, request)
         if self.settings.trust_forwarded:
             scheme = request.headers.get("x-forwarded-proto", scheme).split(",")[0].strip()
             host = request.headers.get("x-forwarded-host", host).split(",")[0].strip()
@@ -91,6 +92,19 @@ class DicomwebService:
         if choice is None:
             raise not_acceptable([str(offer) for offer in offers])
         return choice
+
+
+def _with_port(host: str, scheme: str, request: Request) -> str:
+    """The host as the client names it, with the port if it is our own address without one.
+
+    dicomweb-client, for one, leaves the port out of the Host header.
+    """
+    address, port = request.scope.get("server") or ("", None)
+    own = {address, f"[{address}]"}
+    if address in {"127.0.0.1", "::1"}:
+        own.add("localhost")
+    is_default = port == {"http": 80, "https": 443}.get(scheme)
+    return f"{host}:{port}" if host in own and port and not is_default else host
 
 
 def _accept_parameters(request: Request) -> list[str]:

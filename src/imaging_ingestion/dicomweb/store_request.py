@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -14,6 +14,8 @@ SUPPORTED = ('multipart/related; type="application/dicom"; boundary=…', DICOM)
 #: After an error the rest of the body is read up to here, so that the client, who reads when it has
 #: sent, reads our answer instead of a reset connection.
 DRAIN = 64 << 20  # bytes
+#: A client that stays below this is not sending, it holds on to what we keep for it.
+SLOWEST = 500  # bytes a second
 
 
 def content_type_of(request: Request) -> MediaRange:
@@ -29,10 +31,12 @@ def content_type_of(request: Request) -> MediaRange:
             "a Content-Encoding is not supported: send the body as it is",
             headers={"Accept-Encoding": "identity"},
         )
-    header = request.headers.get("content-type")
-    if not header:
+    headers = request.headers.getlist("content-type")
+    if not headers or not headers[0].strip():
         raise bad_request("the Content-Type is missing", supported=SUPPORTED)
-    media = parse_accept(header)
+    if len(headers) > 1:
+        raise bad_request("there is more than one Content-Type", supported=SUPPORTED)
+    media = parse_accept(headers[0])
     if len(media) != 1:
         raise bad_request("the Content-Type cannot be read", supported=SUPPORTED)
     content = media[0]
@@ -54,16 +58,18 @@ def content_type_of(request: Request) -> MediaRange:
 class RequestBody:
     """The body of a request as it comes in, `most` bytes at most.
 
-    Iterating raises HttpProblemError (413) beyond them, and ClientDisconnect.
+    A client may pause for `patience` seconds, and is given that long on the whole to send slower
+    than `SLOWEST`. Iterating raises ClientDisconnect, and HttpProblemError: 408, 413.
     """
 
-    def __init__(self, request: Request, most: int) -> None:
+    def __init__(self, request: Request, most: int, patience: float) -> None:
         self._request = request
         self._most = most
-        self._stream = request.stream()
+        self._patience = patience
+        self._allowance = patience  # seconds that may still be spent waiting
         self._received = 0
         self._over = False
-        #: The client waits for a word before it sends the body (RFC 9110 10.1.1); any answer will do.
+        #: The client waits for a word before it sends the body (RFC 9110 10.1.1); any will do.
         self._unasked = request.headers.get("expect", "").lower() == "100-continue"
 
     def check_length(self) -> None:
@@ -72,28 +78,53 @@ class RequestBody:
         if length.isdecimal() and int(length[:20]) > self._most:
             raise self._too_long()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._unasked = False
-        async for chunk in self._stream:
+    def __aiter__(self) -> RequestBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self._received <= self._most:
+            if self._over:
+                raise StopAsyncIteration
+            chunk = await self._receive()
+            within = self._most - self._received
             self._received += len(chunk)
-            if self._received > self._most:
-                raise self._too_long()
-            if chunk:
-                yield chunk
-        self._over = True
+            if chunk[:within]:
+                return chunk[:within]
+        raise self._too_long()
 
     async def drain(self) -> None:
         """Read on and forget, `DRAIN` bytes at most."""
-        if self._unasked or self._over:
+        if self._unasked:
             return
         drained = 0
         try:
-            async for chunk in self._stream:
-                drained += len(chunk)
-                if drained > DRAIN:
-                    return
-        except ClientDisconnect:
+            while not self._over and drained <= DRAIN:
+                drained += len(await self._receive())
+        except (ClientDisconnect, HttpProblemError):
             return  # nobody will read the answer
+
+    async def _receive(self) -> bytes:
+        self._unasked = False
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(min(self._patience, max(self._allowance, 0.0))):
+                message = await self._request.receive()
+        except TimeoutError:
+            self._over = True
+            raise HttpProblemError(
+                408,
+                "Request Timeout",
+                f"the body did not go on: {self._received} bytes of it were received",
+                headers={"Connection": "close"},
+            ) from None
+        if message["type"] == "http.disconnect":
+            self._over = True
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        self._allowance += len(chunk) / SLOWEST - (loop.time() - began)
+        self._over = not message.get("more_body", False)
+        return chunk
 
     def _too_long(self) -> HttpProblemError:
         return HttpProblemError(

@@ -8,89 +8,37 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
-
 from imaging_ingestion.dicom.fragments import Reading
 from imaging_ingestion.dicom.header import Header, ScanError
-from imaging_ingestion.dicom.part10 import PREAMBLE, file_meta
+from imaging_ingestion.dicom.part10 import BEGINNING, completion
 from imaging_ingestion.dicom.scan import HeaderScanner
 from imaging_ingestion.dicom.transfer_syntax import encoding_of
 from imaging_ingestion.dicomweb.service import DicomwebService
-from imaging_ingestion.manifest.retrieve import Instance, live_instance
-from imaging_ingestion.storage.space import ObjectMissingError, ObjectReader
+from imaging_ingestion.manifest import stored_object
+from imaging_ingestion.manifest.retrieve import Instance
+from imaging_ingestion.manifest.stored_object import InstanceGoneError, ObjectUnavailableError
+from imaging_ingestion.storage.space import ObjectReader
 
-log = structlog.get_logger(__name__)
+__all__ = [
+    "InstanceGoneError",
+    "ObjectUnavailableError",
+    "Part10File",
+    "StoredDataset",
+    "open_object",
+]
 
 T = TypeVar("T")
 
-#: An object replaced while it is being looked up is looked up again, this often.
-_ATTEMPTS = 4
-_PREFIX = len(PREAMBLE)
-_GROUP_2 = b"\x02\x00"
 _HEADER_PIECE = 1 << 16
 _INFLATE_INPUT = 1 << 14
 _INFLATE_OUTPUT = 1 << 18
 
 
-class ObjectUnavailableError(RuntimeError):
-    """The manifest has the instance, but its object is missing or is not what it should be.
-
-    The message names the SOP Instance UID; the log has it too.
-    """
-
-
-class InstanceGoneError(LookupError):
-    """The instance was deleted, or went elsewhere, while it was being retrieved."""
-
-
 async def open_object(
     service: DicomwebService, instance: Instance
 ) -> tuple[Instance, ObjectReader]:
-    """Open an instance's object, and the instance as it is now.
-
-    An object that is not there has been replaced or deleted since its row was read: the row is read
-    again. Raises InstanceGoneError and ObjectUnavailableError.
-    """
-    for _ in range(_ATTEMPTS):
-        try:
-            reader = await service.space.open(instance.object_name)
-        except ObjectMissingError:
-            current = await service.database.read(
-                live_instance, service.space_name, instance.sop_instance_uid
-            )
-            if current is None or not _same_place(instance, current):
-                raise InstanceGoneError from None
-            if current.object_name == instance.object_name:
-                break
-            instance = current
-            continue
-        if reader.size != instance.object_size:
-            await reader.close()
-            raise _unavailable(
-                service, instance, f"has {reader.size} bytes instead of {instance.object_size}"
-            )
-        return instance, reader
-    raise _unavailable(service, instance, "is missing")
-
-
-def _same_place(instance: Instance, current: Instance) -> bool:
-    return (
-        current.study_instance_uid == instance.study_instance_uid
-        and current.series_instance_uid == instance.series_instance_uid
-    )
-
-
-def _unavailable(service: DicomwebService, instance: Instance, what: str) -> ObjectUnavailableError:
-    log.error(
-        "wado.object_unavailable",
-        space=service.space_name,
-        sop_instance_uid=instance.sop_instance_uid,
-        what=what,
-    )
-    return ObjectUnavailableError(
-        f"the object of instance {instance.sop_instance_uid} {what}; `imaging-ingestion check` "
-        "compares the space with the manifest"
-    )
+    """As `manifest.stored_object.open_object`."""
+    return await stored_object.open_object(service.space, service.database, instance)
 
 
 @dataclass(slots=True)
@@ -111,11 +59,16 @@ class Part10File:
         """Open it and read the first bytes. Raises as `open_object`."""
         instance, reader = await open_object(service, instance)
         try:
-            first = await reader.read(0, max(read_ahead, _PREFIX + len(_GROUP_2)))
+            first = await reader.read(0, max(read_ahead, BEGINNING))
         except BaseException:
             await reader.close()
             raise
-        made, skipped = _completion(first, instance)
+        made, skipped = completion(
+            first,
+            instance.sop_class_uid,
+            instance.sop_instance_uid,
+            instance.transfer_syntax_uid,
+        )
         size = len(made) + reader.size - skipped
         return cls(instance, size, reader, made, skipped, first)
 
@@ -148,24 +101,6 @@ class Part10File:
         """Release the object. Harmless twice."""
         self._first = b""
         await self._reader.close()
-
-
-def _completion(first: bytes, instance: Instance) -> tuple[bytes, int]:
-    """What such an object lacks of a PS3.10 file, and how many of its first bytes that replaces."""
-    if first[_PREFIX - 4 : _PREFIX] == b"DICM":
-        if first[_PREFIX : _PREFIX + 2] == _GROUP_2:
-            return b"", 0
-        made, skipped = first[:_PREFIX], _PREFIX
-    elif first[:4] == b"DICM":
-        made, skipped = PREAMBLE, 4
-    else:
-        made, skipped = PREAMBLE, 0
-    if first[skipped : skipped + 2] == _GROUP_2:
-        return made, skipped
-    meta = file_meta(
-        instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid
-    )
-    return made + meta[_PREFIX:], skipped
 
 
 class StoredDataset:
@@ -204,7 +139,9 @@ class StoredDataset:
             header = scanner.header_so_far() if is_enough(scanner) else scanner.finish()
         except ScanError as error:
             await reader.close()
-            raise _unavailable(service, instance, f"cannot be read: {error.reason}") from error
+            raise stored_object.unavailable(
+                service.space, instance, f"cannot be read: {error.reason}"
+            ) from error
         except BaseException:
             await reader.close()
             raise

@@ -1,22 +1,25 @@
 """STOW-RS: storing instances (PS3.18 10.5), streamed from the socket into the intake.
 
-The body is read once, in pieces; each part goes into a reception of its own as it comes. When a part
-is complete its reception is finished in the background, a bounded number at a time, so that many
-instances share one fsync and one transaction; the answer waits for all of them. A part that fails
-disturbs no other. If the body breaks off, the parts that were complete are stored all the same.
+The body is read once, in pieces; each part goes into a reception of its own as it comes. When a
+part is complete its reception is finished in the background, a bounded number at a time, so that
+many instances share one fsync and one transaction; the answer waits for all of them. A part that
+fails disturbs no other. If the body breaks off, the parts that were complete are stored all the
+same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import traceback
+import uuid
 
 import msgspec
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from imaging_ingestion.dicom.failure_reason import CANNOT_UNDERSTAND
+from imaging_ingestion.dicom.failure_reason import CANNOT_UNDERSTAND, PROCESSING_FAILURE
 from imaging_ingestion.dicom.xml_model import xml_of
 from imaging_ingestion.dicomweb.multipart import (
     MultipartError,
@@ -31,6 +34,7 @@ from imaging_ingestion.dicomweb.service import DicomwebService, path_uids
 from imaging_ingestion.dicomweb.store_request import DICOM, RequestBody, content_type_of
 from imaging_ingestion.dicomweb.store_response import (
     PartOutcome,
+    encoded_store_response,
     retrieve_url,
     status_of,
     store_response,
@@ -55,11 +59,12 @@ class Stow:
         """POST /studies and /studies/{study}.
 
         Raises HttpProblemError for requests of which nothing was stored: 400, 406, 413, 415; and
-        413 for a body that turned out too long, which says what was stored of it.
+        408 and 413 for a body that stopped or turned out too long, which say what was stored of it.
         """
-        study = path_uids(request).get("study")
-        body = RequestBody(request, self._service.settings.max_body)
+        settings = self._service.settings
+        body = RequestBody(request, settings.max_body, settings.patience)
         try:
+            study = path_uids(request).get("study")
             offer = self._service.choose(request, *_OFFERS).offer
             base_url = self._service.base_url(request)
             content = content_type_of(request)
@@ -98,7 +103,8 @@ class Stow:
         if broken is not None:
             if broken.status != 400 or not stored:
                 if outcomes:
-                    broken.members["response"] = store_response(outcomes, base_url)
+                    response = encoded_store_response(outcomes, base_url)
+                    broken.members["response"] = msgspec.Raw(response)
                 raise broken
             refused = IntakeRefused(CANNOT_UNDERSTAND, broken.detail)
             outcomes.append(PartOutcome(len(outcomes) + 1, refused=refused))
@@ -112,8 +118,10 @@ class Stow:
             stored=stored,
             failed=len(outcomes) - stored,
         )
-        dataset = store_response(outcomes, base_url)
-        payload = xml_of(dataset) if offer is _XML else msgspec.json.encode(dataset)
+        if offer is _XML:
+            payload = xml_of(store_response(outcomes, base_url))
+        else:
+            payload = encoded_store_response(outcomes, base_url)
         answer = Response(payload, status_code=status, media_type=offer.type)
         url = retrieve_url(outcomes, base_url)
         if url is not None:  # table 10.5.3-2
@@ -133,8 +141,10 @@ class _Storing:
         traceparent = request.headers.get("traceparent", "")
         self._traceparent = traceparent if _TRACEPARENT.fullmatch(traceparent) else None
         self._window = asyncio.Semaphore(service.settings.stow_window)
-        self._parts: list[PartOutcome | asyncio.Task[PartOutcome]] = []
-        self._by_uid: dict[str, asyncio.Task[PartOutcome]] = {}
+        #: Of the parts received to their end; None for those still being made durable.
+        self._outcomes: list[PartOutcome | None] = []
+        self._storing: set[asyncio.Task[None]] = set()
+        self._by_uid: dict[str, asyncio.Task[None]] = {}
         #: Of the part that is being received: one of the two.
         self._reception: Reception | None = None
         self._refused: IntakeRefused | None = None
@@ -142,29 +152,30 @@ class _Storing:
     @property
     def complete(self) -> int:
         """How many parts have been received to their end."""
-        return len(self._parts)
+        return len(self._outcomes)
 
     async def single(self, body: RequestBody) -> None:
         """Store a body that is one instance (S11). Raises ClientDisconnect, HttpProblemError."""
+        begun = False
         async for chunk in body:
-            if self._reception is None:
+            if not begun:
+                begun = True
                 self._reception = self._receive()
-            await self._reception.write(chunk)
-        if self._reception is not None:
+            await self._write(chunk)
+        if begun:
             await self._finish()
 
     async def multipart(self, boundary: str, body: RequestBody) -> None:
         """Store the parts of a body.
 
-        Raises MultipartError, ClientDisconnect and HttpProblemError (413) after what was complete.
+        Raises MultipartError, ClientDisconnect and HttpProblemError after what was complete.
         """
         parser = MultipartParser(boundary)
         async for chunk in body:
             for event in parser.receive_data(chunk):
                 match event:
                     case PartData(data):
-                        if self._reception is not None:
-                            await self._reception.write(data)
+                        await self._write(data)
                     case PartBegin():
                         self._begin(event)
                     case PartEnd():
@@ -172,19 +183,17 @@ class _Storing:
         parser.finish()
 
     async def outcomes(self) -> list[PartOutcome]:
-        """What became of the parts, in their order, once all is done; an unfinished one is dropped.
-
-        Raises an ExceptionGroup of what nobody expected, after all parts came to an end.
-        """
+        """What became of the parts, in order, once all is done; an unfinished one is dropped."""
         if self._reception is not None:
             await self._reception.abort()
             self._reception = None
-        tasks = [part for part in self._parts if isinstance(part, asyncio.Task)]
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        failures = [result for result in ended if isinstance(result, BaseException)]
-        if failures:
-            raise BaseExceptionGroup("parts failed for no reason of theirs", failures)
-        return [part.result() if isinstance(part, asyncio.Task) else part for part in self._parts]
+        if self._storing:
+            try:
+                await asyncio.wait(self._storing)
+            except asyncio.CancelledError:  # they wait for the disk and the manifest only
+                await asyncio.wait(self._storing)
+                raise
+        return [outcome for outcome in self._outcomes if outcome is not None]
 
     def _receive(self) -> Reception:
         return self._service.intake.receive(
@@ -195,7 +204,7 @@ class _Storing:
         )
 
     def _begin(self, part: PartBegin) -> None:
-        if len(self._parts) == self._service.settings.max_parts:
+        if self.complete == self._service.settings.max_parts:
             raise HttpProblemError(
                 413,
                 "Content Too Large",
@@ -207,34 +216,71 @@ class _Storing:
         else:
             self._refused = IntakeRefused(CANNOT_UNDERSTAND, fault)
 
+    async def _write(self, data: bytes | memoryview) -> None:
+        if self._reception is None:
+            return  # the part is refused: its bytes do not matter
+        try:
+            await self._reception.write(data)
+        except Exception as error:  # noqa: BLE001 - logged; the others must not pay for it
+            await self._give_up(self._reception, error)
+
     async def _finish(self) -> None:
         """The part is complete: go on with it in the background."""
-        number = len(self._parts) + 1
-        reception, self._reception = self._reception, None
-        if reception is None:
-            self._parts.append(PartOutcome(number, refused=self._refused))
+        number = self.complete + 1
+        uid = None
+        if self._reception is not None:
+            try:
+                uid = self._reception.sop_instance_uid
+            except Exception as error:  # noqa: BLE001 - as above
+                await self._give_up(self._reception, error)
+        if self._reception is None:
+            self._outcomes.append(PartOutcome(number, refused=self._refused))
             return
-        try:
-            uid = reception.sop_instance_uid
-            before = self._by_uid.get(uid) if uid else None
-            if before is not None:  # of two parts with one UID the later one is the later one
-                await asyncio.wait({before})
-            await self._window.acquire()
-        except asyncio.CancelledError:
-            await reception.abort()
-            raise
-        task = asyncio.create_task(self._finish_reception(number, reception))
-        self._parts.append(task)
+        before = self._by_uid.get(uid) if uid else None
+        if before is not None:  # of two parts with one UID the later one is the later one
+            await asyncio.wait({before})
+        await self._window.acquire()
+        reception, self._reception = self._reception, None
+        self._outcomes.append(None)
+        task = asyncio.create_task(self._store(number, uid, reception))
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
         if uid:
             self._by_uid[uid] = task
 
-    async def _finish_reception(self, number: int, reception: Reception) -> PartOutcome:
+    async def _store(self, number: int, uid: str | None, reception: Reception) -> None:
         try:
-            return PartOutcome(number, received=await reception.finish())
+            outcome = PartOutcome(number, received=await reception.finish())
         except IntakeRefused as refused:
-            return PartOutcome(number, refused=refused)
+            outcome = PartOutcome(number, refused=refused.plain())
+        except Exception as error:  # noqa: BLE001 - as above
+            outcome = PartOutcome(number, refused=self._fault_of_ours(number, error))
         finally:
             self._window.release()
+            if uid:
+                del self._by_uid[uid]
+        self._outcomes[number - 1] = outcome
+
+    async def _give_up(self, reception: Reception, error: Exception) -> None:
+        """Refuse the part that is being received, for a fault of ours."""
+        self._refused = self._fault_of_ours(self.complete + 1, error)
+        self._reception = None
+        await reception.abort()
+
+    def _fault_of_ours(self, number: int, error: Exception) -> IntakeRefused:
+        """The refusal of a part because of an exception that nobody expected."""
+        identifier = str(uuid.uuid4())
+        log.error(  # without the error's text: that may hold a patient's data
+            "stow.part_failed",
+            id=identifier,
+            space=self._service.space_name,
+            part=number,
+            error=type(error).__name__,
+            stack="".join(traceback.format_tb(error.__traceback__)[-6:]),
+        )
+        return IntakeRefused(
+            PROCESSING_FAILURE, f"something went wrong; the log tells under {identifier}"
+        )
 
 
 def _fault_of(part: PartBegin) -> str | None:

@@ -166,8 +166,9 @@ class _InstancesBody:
             yield self._head(self._writer, file)
             async for piece in file.stream():
                 yield piece
-            self._open.popleft()
+            # Known as open until it is closed: we may be told to stop while it is being closed.
             await file.close()
+            self._open.popleft()
             if not self._open:
                 await self._refill()
         yield self._writer.end()
@@ -176,7 +177,8 @@ class _InstancesBody:
         """Release every object. Harmless twice."""
         await self._instances.aclose()
         while self._open:
-            await self._open.popleft().close()
+            await self._open[0].close()
+            self._open.popleft()
 
     async def _refill(self) -> None:
         """Open the next objects; an instance deleted meanwhile belongs to the study no more."""

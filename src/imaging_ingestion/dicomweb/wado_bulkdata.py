@@ -33,7 +33,12 @@ from imaging_ingestion.dicomweb.retrieved_resource import instance_url, look_up,
 from imaging_ingestion.dicomweb.service import DicomwebService
 from imaging_ingestion.dicomweb.stored_object import StoredDataset
 from imaging_ingestion.dicomweb.streamed_answer import StreamedAnswer
-from imaging_ingestion.dicomweb.wado_frames import frames_answer, stored_pixels, undivided
+from imaging_ingestion.dicomweb.wado_frames import (
+    frames_answer,
+    frames_syntax,
+    stored_pixels,
+    undivided,
+)
 
 _TAG = "[0-9A-Fa-f]{8}"
 _PATH = re.compile(rf"{_TAG}(?:/[0-9]{{1,9}}/{_TAG}){{0,64}}", re.ASCII)
@@ -74,7 +79,8 @@ class WadoBulkdata:
                 locations = [f"{url}/frames/{frame.number}" for frame in frames]
             else:
                 locations = [f"{url}/bulkdata/{path}"]
-            return await frames_answer(request, dataset, frames, locations, chosen)
+            syntax = frames_syntax(pixels, dataset)
+            return await frames_answer(request, dataset, frames, locations, chosen, syntax)
         except BaseException:
             await dataset.close()
             raise

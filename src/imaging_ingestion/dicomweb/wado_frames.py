@@ -24,7 +24,6 @@ from imaging_ingestion.dicomweb.conditional import is_unchanged
 from imaging_ingestion.dicomweb.multipart_writer import MultipartWriter
 from imaging_ingestion.dicomweb.problem import HttpProblemError, bad_request, not_found
 from imaging_ingestion.dicomweb.representation import (
-    OCTET_STREAM,
     Representation,
     Stored,
     represent,
@@ -57,7 +56,8 @@ class WadoFrames:
             chosen = represent(ranges, stored_pixels(pixels, dataset, single=len(frames) == 1))
             url = f"{instance_url(resource.base_url, dataset.instance)}/frames"
             locations = [f"{url}/{number}" for number in numbers]
-            return await frames_answer(request, dataset, frames, locations, chosen)
+            syntax = frames_syntax(pixels, dataset)
+            return await frames_answer(request, dataset, frames, locations, chosen, syntax)
         except BaseException:
             await dataset.close()
             raise
@@ -101,24 +101,33 @@ def stored_pixels(pixels: ImagePixels, dataset: StoredDataset, *, single: bool) 
     return Stored.octets(uid, single=single)
 
 
+def frames_syntax(pixels: ImagePixels, dataset: StoredDataset) -> str:
+    """The transfer syntax that frames leave in: native ones are little endian, whatever they were
+    stored in; codestreams are what they are, even those that have no media type of their own."""
+    if isinstance(pixels, EncapsulatedPixels):
+        return dataset.header.transfer_syntax_uid
+    return EXPLICIT_VR_LITTLE_ENDIAN
+
+
 async def frames_answer(
     request: Request,
     dataset: StoredDataset,
     frames: Sequence[Frame],
     locations: Sequence[str],
     chosen: Representation,
+    transfer_syntax_uid: str,
 ) -> Response:
-    """The frames, each at its URL, as a body; the data set is closed with it."""
+    """The frames, each at its URL, as a body; the data set is closed with it.
+
+    Every part names the transfer syntax it really is in (8.7.9, W5).
+    """
     numbers = ",".join(str(frame.number) for frame in frames)
     etag = payload_etag(dataset.instance, *locations[:1], numbers, multipart=chosen.multipart)
     headers = {"ETag": etag, "Vary": "Accept"}
     if is_unchanged(request.headers, etag):
         await dataset.close()
         return Response(status_code=304, headers=headers)
-    # Every part names what it really is (8.7.9, W5).
-    uid = dataset.header.transfer_syntax_uid
-    named = EXPLICIT_VR_LITTLE_ENDIAN if chosen.media_type == OCTET_STREAM else uid
-    content_type = f"{chosen.media_type}; transfer-syntax={named}"
+    content_type = f"{chosen.media_type}; transfer-syntax={transfer_syntax_uid}"
     if not chosen.multipart:
         return StreamedAnswer(
             frame_pieces(dataset, frames[0]),

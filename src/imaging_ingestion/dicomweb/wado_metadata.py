@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
-import msgspec
 import zstandard
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imaging_ingestion.dicom.xml_model import xml_of
+from imaging_ingestion.dicom.xml_model import xml_of_json
 from imaging_ingestion.dicomweb.conditional import is_unchanged
 from imaging_ingestion.dicomweb.multipart_writer import MultipartWriter
 from imaging_ingestion.dicomweb.negotiation import Offer
@@ -137,8 +136,7 @@ def _begun_bulk(text: bytes) -> int:
 
 def _xml_document(row: InstanceMetadata, url: str) -> bytes:
     bulk = b'"BulkDataURI":"%b/bulkdata/' % url.encode()
-    text = b"".join(_decompressed(row.json_zstd)).replace(_BULK, bulk)
-    return xml_of(msgspec.json.decode(text, type=dict[str, dict[str, object]]))
+    return xml_of_json(b"".join(_decompressed(row.json_zstd)).replace(_BULK, bulk))
 
 
 def _instance_url(base_url: str, study: str, row: InstanceMetadata) -> str:

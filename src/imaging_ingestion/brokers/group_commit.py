@@ -7,6 +7,7 @@ load the groups grow by themselves, as long as a commit takes.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
-from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database import Database, is_away
 from imaging_ingestion.manifest.record import record_batch
 
 T = TypeVar("T")
@@ -29,6 +30,10 @@ LARGEST_GROUP = 256
 
 class NotAcceptedError(Exception):
     """The event was not accepted, or nobody can tell whether it was; it may be sent again."""
+
+
+class ManifestFullError(NotAcceptedError):
+    """The database has no room for the event: it was certainly not accepted."""
 
 
 @dataclass(slots=True)
@@ -125,15 +130,15 @@ class GroupCommit:
         self._delay_us = revisioning_delay // timedelta(microseconds=1)
         self._on_commit = on_commit
         self._clock = clock
-        self._groups: Groups[StoredInstance, StoreOutcome] = Groups(
-            self._record, hopeless=_is_database_away
-        )
+        self._groups: Groups[StoredInstance, StoreOutcome] = Groups(self._record, hopeless=is_away)
 
     async def accept(self, stored: StoredInstance) -> StoreOutcome:
         """Record one instance, durably when this returns. Raises NotAcceptedError."""
         try:
             return await self._groups.take(stored)
         except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
+            if _is_full(error):
+                raise ManifestFullError("the database is full") from error
             raise NotAcceptedError(
                 f"the manifest could not record the instance: {type(error).__name__}"
             ) from error
@@ -149,8 +154,9 @@ class GroupCommit:
         return outcomes
 
 
-def _is_database_away(error: BaseException) -> bool:
-    """Whether an error is the database's own, so that every instance would meet it."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return isinstance(error, OperationalError | InterfaceError | OSError)
+def _is_full(error: Exception) -> bool:
+    """Whether the database refused a transaction because its disk is full."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    sqlite_error = getattr(error.orig, "sqlite_errorcode", None)
+    return sqlite_error == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", None) == "53100"

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import structlog
 
 from imaging_ingestion.manifest import revision
-from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.revision import Endpoint
+from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.revision import Due, Endpoint
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +32,12 @@ class Settling:
         *,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        """`on_commit` is called after each revision; `clock` gives nanoseconds since the epoch."""
         self._database = database
         self._endpoint = endpoint
         self._on_commit = on_commit
         self._clock = clock
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -44,35 +46,60 @@ class Settling:
 
     async def stop(self) -> None:
         """End; a revision being made is finished first."""
+        self._stopping.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await self._task
 
     async def settle_due(self) -> int:
-        """Settle every study that is due now; how many revisions that made."""
+        """Settle every study that is due now, each at most once; how many revisions that made.
+
+        One that another process is settling is passed over, and one that cannot be settled is
+        logged and holds up nobody. Raises what the database raises when it is away.
+        """
         made = 0
-        while True:
-            now = self._clock() // 1000
-            due = await self._database.read(revision.next_due)
-            if due is None or due > now:
-                return made
-            revised = await asyncio.shield(
-                self._database.write(revision.revise_due, now, self._endpoint)
-            )
-            for one in revised:
-                log.info("study.revised", space=one.space, revision=one.number)
-            if revised:
-                made += len(revised)
-                self._on_commit()
+        now = self._now()
+        last: Due | None = None
+        while not self._stopping.is_set():
+            due = await self._database.read(revision.due, now, last)
+            if not due:
+                break
+            for last in due:
+                made += await self._settle(last.study_pk, now)
+                if self._stopping.is_set():
+                    break
+        return made
+
+    async def _settle(self, study_pk: int, now: int) -> int:
+        try:
+            revised = await self._database.write(revision.revise, study_pk, now, self._endpoint)
+        except Exception as error:
+            if is_away(error):
+                raise
+            # The error's text is left out: it may hold a patient's data.
+            log.error("revision.failed", study=study_pk, error=type(error).__name__)  # noqa: TRY400
+            return 0
+        if revised is None:
+            return 0
+        log.info("study.revised", space=revised.space, revision=revised.number)
+        self._on_commit()
+        return 1
+
+    def _now(self) -> int:
+        return self._clock() // 1000
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             wait = POLL
             try:
                 await self.settle_due()
-                due = await self._database.read(revision.next_due)
+                now = self._now()
+                due = await self._database.read(revision.next_due, now)
                 if due is not None:
-                    wait = min(POLL, max(0.01, due / 1_000_000 - self._clock() / 1_000_000_000))
-            except Exception:  # the database is away: it comes back
-                log.exception("revision.failed")
-            await asyncio.sleep(wait)
+                    wait = min(POLL, (due - now) / 1_000_000)
+            except Exception as error:  # noqa: BLE001 - logged; the database comes back
+                log.error("revision.waits", error=type(error).__name__)  # noqa: TRY400
+            try:
+                async with asyncio.timeout(wait):
+                    await self._stopping.wait()
+            except TimeoutError:
+                continue

@@ -47,6 +47,9 @@ Handler = Callable[[Event], Awaitable[Delivered]]
 class Subscription:
     """A named, durable reader of one event type.
 
+    A new one begins with what happens from then on. Events about one instance, or about the
+    revisions of one study, come one after the other, in their order.
+
     `wants` decides by routing fields alone (space, provider, UIDs: the event's data is not loaded).
     """
 
@@ -75,7 +78,11 @@ class Broker(Protocol):
         """Take an ImageStoredEvent. Durable when this returns; many calls share one commit."""
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Take events, durably and in order. An event whose id is known already changes nothing."""
+        """Take events, durably and in order.
+
+        An event whose source and id are known already changes nothing. Raises ValueError for one
+        without id, source or type.
+        """
 
     def subscribe(self, subscription: Subscription, handler: Handler) -> None:
         """Register a reader. Before `start`."""

@@ -67,7 +67,7 @@ class DicomAvailable(msgspec.Struct, frozen=True):
     endpoint: str
 
 
-class RevisionInstance(msgspec.Struct, frozen=True, omit_defaults=False):
+class RevisionInstance(msgspec.Struct, frozen=True):
     """An instance in a StudyRevisionEvent."""
 
     sop_instance_uid: str = msgspec.field(name="sopInstanceUID")
@@ -75,30 +75,34 @@ class RevisionInstance(msgspec.Struct, frozen=True, omit_defaults=False):
     number: int | None = None
 
 
-class RevisionSeries(msgspec.Struct, frozen=True):
+def _no_attributes() -> msgspec.Raw:
+    return msgspec.Raw(b"{}")
+
+
+class RevisionSeries(msgspec.Struct, frozen=True, kw_only=True):
     """A series in a StudyRevisionEvent."""
 
     series_instance_uid: str = msgspec.field(name="seriesInstanceUID")
-    number: int | None
-    modality: str | None
+    number: int | None = None
+    modality: str | None = None
     provider_name: str = msgspec.field(name="providerName")
     endpoint: str
     attributes: tuple[Element, ...]
     instances: tuple[RevisionInstance, ...]
     #: Ours, added: the series-level attributes as DICOM JSON, sequences included.
-    dicom_json: msgspec.Raw = msgspec.field(name="dicomJson", default=msgspec.Raw(b"{}"))
+    dicom_json: msgspec.Raw = msgspec.field(name="dicomJson", default_factory=_no_attributes)
 
 
-class RevisionStudy(msgspec.Struct, frozen=True):
-    """The study of a StudyRevisionEvent."""
+class RevisionStudy(msgspec.Struct, frozen=True, kw_only=True):
+    """The study of a StudyRevisionEvent. Upstream leaves `studyDate` out when there is none."""
 
     study_instance_uid: str = msgspec.field(name="studyInstanceUID")
-    study_date: str | None = msgspec.field(name="studyDate")
+    study_date: str | None = msgspec.field(name="studyDate", default=None)
     attributes: tuple[Element, ...]
     series: tuple[RevisionSeries, ...]
     #: Ours, added: the storage space and the study-level attributes as DICOM JSON.
     space: str = ""
-    dicom_json: msgspec.Raw = msgspec.field(name="dicomJson", default=msgspec.Raw(b"{}"))
+    dicom_json: msgspec.Raw = msgspec.field(name="dicomJson", default_factory=_no_attributes)
 
 
 class ChangeSet(msgspec.Struct, frozen=True):
@@ -146,6 +150,22 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     def partition_key(self) -> str | None:
         """The `partitionkey` extension: events of one study keep together."""
         return self.study_instance_uid
+
+    def context(self) -> dict[str, str]:
+        """The context attributes and extensions by their names on the wire (CloudEvents 1.0)."""
+        attributes = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "subject": self.subject,
+            "time": self.time,
+            "datacontenttype": None if self.data is None else "application/json",
+            "dataref": self.dataref,
+            "partitionkey": self.partition_key,
+            "traceparent": self.traceparent,
+        }
+        return {name: value for name, value in attributes.items() if value}
 
     def json(self) -> Any:
         """The data as plain Python values; None without data."""

@@ -28,6 +28,7 @@ class RetryPolicy:
         if attempt >= self.attempts:
             return None
         delay = min(self.first * 2.0 ** min(attempt - 1, 62), self.longest)
-        if retry_after is not None:
-            delay = max(delay, min(retry_after, self.longest))
-        return delay * (1 + self.jitter * (2 * random - 1))
+        delay *= 1 + self.jitter * (2 * random - 1)
+        if retry_after is not None:  # later by chance, never earlier than wished
+            delay = max(delay, min(retry_after, self.longest) * (1 + self.jitter * random))
+        return delay

@@ -26,7 +26,8 @@ class Level(IntEnum):
 # Where an attribute is used in modules of several levels, the highest wins: Timezone Offset From
 # UTC (0008,0201) apart, which SOP Common lets differ from instance to instance.
 
-_PATIENT_TAGS = frozenset(
+#: Attributes of the patient alone; 0xGGGGEEEE.
+PATIENT_TAGS: frozenset[int] = frozenset(
     {
         0x00080061,  # Modalities in Study (never stored, computed)
         0x00081120,  # Referenced Patient Sequence
@@ -162,7 +163,7 @@ _STUDY_TAGS = frozenset(
 )
 
 #: Attributes of the patient and study; 0xGGGGEEEE.
-PATIENT_STUDY_TAGS: frozenset[int] = _PATIENT_TAGS | _STUDY_TAGS
+PATIENT_STUDY_TAGS: frozenset[int] = PATIENT_TAGS | _STUDY_TAGS
 
 #: Attributes of the series, its equipment and the performed procedure step; 0xGGGGEEEE.
 SERIES_TAGS: frozenset[int] = frozenset(

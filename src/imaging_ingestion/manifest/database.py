@@ -19,13 +19,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +50,12 @@ _SQLITE_PRAGMAS = (
 #: PostgreSQL: serialization_failure, deadlock_detected, unique_violation (a concurrent insert of
 #: the same row: the second attempt finds it).
 _RETRIED_SQLSTATES = {"40001", "40P01", "23505"}
+#: PostgreSQL: classes of errors that are not the statement's: connection exception, insufficient
+#: resources, lock not available and the like, operator intervention, system error.
+_AWAY_CLASSES = ("08", "53", "55", "57", "58")
+#: A process that is stopped dead (a frozen virtual machine) in the middle of a transaction holds
+#: its locks, the log's among them. The server ends such a session, and everybody else goes on.
+_POSTGRES_SETTINGS = "SET idle_in_transaction_session_timeout = '30s'"
 
 
 class Database(Protocol):
@@ -125,12 +134,23 @@ class PostgresDatabase:
     dialect = "postgresql"
 
     def __init__(self, url: URL, *, max_size: int = 16) -> None:
+        # Here, because it brings SQLAlchemy's ORM with it: 6 MiB that a site on SQLite never uses.
+        from sqlalchemy.ext.asyncio import create_async_engine
+
         self._engine: AsyncEngine = create_async_engine(
             url.set(drivername="postgresql+asyncpg"),
             pool_size=max_size,
             max_overflow=0,
             pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
         )
+
+        @event.listens_for(self._engine.sync_engine, "connect")
+        def configure(connection: Any, _record: object) -> None:
+            cursor = connection.cursor()
+            cursor.execute(_POSTGRES_SETTINGS)
+            cursor.close()
+            connection.commit()
 
     async def read(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -173,12 +193,25 @@ def open_database(url: str | URL, *, max_size: int = 16) -> SqliteDatabase | Pos
     raise ValueError(f"unknown kind of database {backend!r}: sqlite or postgresql expected")
 
 
+def is_away(error: BaseException) -> bool:
+    """Whether an error is the database's own (gone, locked, full), whatever was asked of it."""
+    if isinstance(error, DBAPIError):
+        state = _sqlstate(error)
+        return (
+            error.connection_invalidated
+            or isinstance(error, OperationalError | InterfaceError)
+            or (state is not None and state.startswith(_AWAY_CLASSES))
+        )
+    return isinstance(error, OSError | PoolTimeoutError)
+
+
 def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
     engine = sa.create_engine(
         url,
         poolclass=sa.QueuePool,
         pool_size=pool_size,
         max_overflow=0,
+        hide_parameters=True,  # an error's text goes to the log, patient data does not
         connect_args={"check_same_thread": False, "timeout": SQLITE_BUSY_TIMEOUT_MS / 1000},
     )
     first = threading.Lock()  # switching a new file to WAL must not race with itself

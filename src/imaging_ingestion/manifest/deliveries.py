@@ -1,30 +1,33 @@
-"""The delivery ledger: for every event and binding the state, the attempts, the last answer.
+"""Deliveries as a dispatcher works on them: fanned out, claimed, held, completed.
 
-A delivery is due at `next_at`. To claim it is to move that time one lease into the future; whoever
-claimed it moves it on while it works, and a process that dies simply stops doing so. Nothing else
-says who works on what, so nothing has to be cleaned up.
+A delivery that is due is claimed by writing a claim into its row, and how long that holds into
+`next_at`. Whoever claimed it moves that time on while it works; a process that dies simply stops
+doing so, and the delivery is due again. How a try ended is written down only while the claim is
+still there, so that whoever was taken for dead changes nothing any more.
+
+Deliveries of one binding with the same order key (one instance, or the revisions of one study) go
+strictly one after the other, in whichever process: while an earlier one is pending, a later one is
+not due. So a target never sees an older state after a newer one; the price is that a delivery that
+fails holds up the later ones of its key until it succeeds or is given up.
+
+Locks are taken in one order, so that PostgreSQL never meets a deadlock here: subscription,
+deliveries by number, counts, log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from imaging_ingestion.events.broker import ReplayFilter
-from imaging_ingestion.events.model import (
-    DICOM_AVAILABLE,
-    IMAGE_STORED,
-    STUDY_REVISION,
-    ChangeKind,
-    Event,
-)
+from imaging_ingestion.events.model import ChangeKind
 from imaging_ingestion.manifest import changes
-from imaging_ingestion.manifest.changes import Change
-from imaging_ingestion.manifest.schema import change, delivery, subscription
+from imaging_ingestion.manifest.changes import Change, carries, event_id_of, order_key_of
+from imaging_ingestion.manifest.schema import change, delivery, delivery_count, subscription
 
 PENDING = "pending"
 DELIVERED = "delivered"
@@ -33,58 +36,53 @@ STATES = (PENDING, DELIVERED, DEAD)
 
 #: Characters of a target's answer that are kept.
 ANSWER_LENGTH = 2000
+#: Entries of no interest after which a subscription's position is written down nevertheless.
+_LAG = 10_000
+#: As the indexes delivery_due and delivery_order say it.
+_IS_PENDING: sa.ColumnElement[str] = sa.literal_column(f"'{PENDING}'")
 
-_KINDS = {
-    IMAGE_STORED: (ChangeKind.STORED, ChangeKind.REPLACED),
-    DICOM_AVAILABLE: (ChangeKind.STORED, ChangeKind.REPLACED),
-    STUDY_REVISION: (ChangeKind.REVISED,),
-}
+_earlier = delivery.alias("earlier")
+#: delivery_order. No other claim can make this true or false, only the end of a delivery can.
+_IS_ITS_TURN = ~(
+    sa.select(sa.literal(1))
+    .where(
+        _earlier.c.binding == delivery.c.binding,
+        _earlier.c.order_key == delivery.c.order_key,
+        _earlier.c.state == _IS_PENDING,
+        _earlier.c.seq < delivery.c.seq,
+    )
+    .exists()
+)
+
+
+class Outlook(NamedTuple):
+    """What there is to do for a subscription.
+
+    `news` says that the log has entries for it that are not fanned out, `scanned` how far the log
+    was looked at; `due` is when the next delivery is due (microseconds since the epoch).
+    """
+
+    news: bool
+    scanned: int
+    due: int | None
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A delivery to be tried now; `attempt` counts from 1."""
+    """A delivery to be tried now, held under `token`; `attempt` counts from 1."""
 
     change: Change
     attempt: int
+    token: int
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How a try ended. `next_at` is set if there is to be another one."""
 
-    binding: str
-    change: Change
+    claim: Claim
     event_id: str
     state: str
-    attempt: int
     answer: str
     next_at: int | None = None
-
-
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the ledger. Times are microseconds since the epoch."""
-
-    binding: str
-    seq: int
-    state: str
-    attempts: int
-    next_at: int | None
-    event_id: str
-    space: str
-    study_instance_uid: str | None
-    answer: str | None
-    changed_at: int
-
-
-def published_type(entry: Change) -> str | None:
-    """The type of an event that was given to the broker from outside; None for any other entry."""
-    if entry.kind != ChangeKind.PUBLISHED or entry.detail is None:
-        return None
-    return msgspec.json.decode(entry.detail, type=Event).type
-
-
-def event_id_of(entry: Change) -> str:
-    """The deterministic id of the event that a log entry carries."""
-    return entry.event_id or f"{entry.sop_instance_uid}.{entry.version}"
 
 
 def subscribe(connection: Connection, name: str, *, from_start: bool = False) -> None:
@@ -95,6 +93,32 @@ def subscribe(connection: Connection, name: str, *, from_start: bool = False) ->
     if known is None:
         position = 0 if from_start else changes.last_seq(connection)
         connection.execute(sa.insert(subscription).values(name=name, position=position))
+        connection.execute(
+            sa.insert(delivery_count),
+            [{"binding": name, "state": state, "number": 0} for state in STATES],
+        )
+
+
+def outlook(
+    connection: Connection, name: str, event_type: str, scanned: int, holding: Collection[int]
+) -> Outlook:
+    """Whether there is anything to do, without writing.
+
+    `scanned` is what an earlier outlook said; `holding` are the numbers in the caller's own hands.
+    """
+    position = connection.execute(
+        sa.select(subscription.c.position).where(subscription.c.name == name)
+    ).scalar_one()
+    page = changes.since(
+        connection, max(position, scanned), 1, kinds=changes.kinds_with(event_type)
+    )
+    while not page.entries and page.more:
+        page = changes.since(connection, page.last, 1, kinds=changes.kinds_with(event_type))
+    first = _open_to(name, holding, delivery.c.next_at).limit(1)
+    due = connection.execute(first).scalar_one_or_none()
+    if page.entries:
+        return Outlook(True, scanned, due)
+    return Outlook(page.last - position > _LAG, page.last, due)
 
 
 def fan_out(
@@ -104,23 +128,16 @@ def fan_out(
     wants: Callable[[Change], bool],
     now: int,
     limit: int = 500,
-) -> int:
-    """Read the log after the subscription's position; how many entries were passed.
+) -> bool:
+    """Read the log after the subscription's position; whether there is more to read.
 
-    Deliveries for the wanted ones and the new position are one transaction.
+    Deliveries for the wanted entries and the new position are one transaction.
     """
     position = connection.execute(
         sa.select(subscription.c.position).where(subscription.c.name == name).with_for_update()
     ).scalar_one()
-    entries = changes.since(connection, position, limit)
-    if not entries:
-        return 0
-    kinds = _KINDS.get(event_type, ())
-    due = [
-        entry
-        for entry in entries
-        if (entry.kind in kinds or published_type(entry) == event_type) and wants(entry)
-    ]
+    page = changes.since(connection, position, limit, kinds=changes.kinds_with(event_type))
+    due = [entry for entry in page.entries if carries(entry, event_type) and wants(entry)]
     if due:
         connection.execute(
             sa.insert(delivery),
@@ -131,34 +148,42 @@ def fan_out(
                     "state": PENDING,
                     "attempts": 0,
                     "next_at": now,
-                    "event_id": event_id_of(entry),
+                    "order_key": order_key_of(entry),
+                    "event_id": event_id_of(entry, event_type),
                     "space": entry.space,
                     "study_instance_uid": entry.study_instance_uid,
-                    "answer": None,
                     "changed_at": now,
                 }
                 for entry in due
             ],
         )
-    connection.execute(
-        sa.update(subscription).where(subscription.c.name == name).values(position=entries[-1].seq)
-    )
-    return len(entries)
-
-
-def claim(connection: Connection, name: str, now: int, lease: int, limit: int) -> list[Claim]:
-    """Take up to `limit` due deliveries, those waiting longest first."""
-    # delivery_due
-    due = (
-        sa.select(delivery.c.seq, delivery.c.attempts)
-        .where(
-            delivery.c.binding == name,
-            delivery.c.state == sa.literal_column(f"'{PENDING}'"),
-            delivery.c.next_at <= now,
+        count(connection, {(name, PENDING): len(due)})
+    if page.last != position:
+        connection.execute(
+            sa.update(subscription).where(subscription.c.name == name).values(position=page.last)
         )
-        .order_by(delivery.c.next_at, delivery.c.seq)
+    return page.more
+
+
+def claim(
+    connection: Connection,
+    name: str,
+    now: int,
+    lease: int,
+    limit: int,
+    token: int,
+    holding: Collection[int] = (),
+) -> list[Claim]:
+    """Take up to `limit` deliveries whose time and turn have come, those waiting longest first.
+
+    `lease` is in microseconds. What the caller holds already (`holding`) is not taken again,
+    whatever the clock says.
+    """
+    due = (
+        _open_to(name, holding, delivery.c.seq, delivery.c.attempts)
+        .where(delivery.c.next_at <= now)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=delivery)
     )
     attempts = {row.seq: row.attempts for row in connection.execute(due)}
     if not attempts:
@@ -166,138 +191,170 @@ def claim(connection: Connection, name: str, now: int, lease: int, limit: int) -
     connection.execute(
         sa.update(delivery)
         .where(delivery.c.binding == name, delivery.c.seq.in_(attempts))
-        .values(attempts=delivery.c.attempts + 1, next_at=now + lease)
+        .values(attempts=delivery.c.attempts + 1, next_at=now + lease, claim=token)
     )
     columns = [change.c[f] for f in Change.__struct_fields__]
     entries = connection.execute(
         sa.select(*columns).where(change.c.seq.in_(attempts)).order_by(change.c.seq)
     ).mappings()
-    return [Claim(Change(**entry), attempts[entry["seq"]] + 1) for entry in entries]
+    return [Claim(Change(**entry), attempts[entry["seq"]] + 1, token) for entry in entries]
 
 
-def renew(connection: Connection, name: str, seqs: Collection[int], until: int) -> None:
+def _open_to(name: str, holding: Collection[int], *columns: sa.Column[Any]) -> sa.Select[Any]:
+    """Pending deliveries whose turn has come, those waiting longest first, but the caller's own."""
+    # delivery_due
+    statement = (
+        sa.select(*columns)
+        .where(delivery.c.binding == name, delivery.c.state == _IS_PENDING, _IS_ITS_TURN)
+        .order_by(delivery.c.next_at, delivery.c.seq)
+    )
+    return statement.where(delivery.c.seq.not_in(holding)) if holding else statement
+
+
+_OF_CLAIM = (
+    delivery.c.binding == sa.bindparam("of_binding"),
+    delivery.c.seq == sa.bindparam("of_seq"),
+    delivery.c.claim == sa.bindparam("of_claim"),
+)
+_END = (
+    sa.update(delivery)
+    .where(*_OF_CLAIM)
+    .values(
+        state=sa.bindparam("to_state"),
+        next_at=sa.bindparam("to_next_at"),
+        claim=None,
+        answer=sa.bindparam("to_answer"),
+        changed_at=sa.bindparam("at"),
+    )
+)
+
+
+def renew(connection: Connection, name: str, claims: Collection[Claim], until: int) -> None:
     """Hold on to claimed deliveries."""
-    connection.execute(
-        sa.update(delivery)
+    _by_claim(connection, name, claims, sa.update(delivery).where(*_OF_CLAIM).values(next_at=until))
+
+
+def release(connection: Connection, name: str, claims: Collection[Claim], now: int) -> None:
+    """Give claimed deliveries back, to be tried at once by whoever comes next."""
+    given = sa.update(delivery).where(*_OF_CLAIM).values(next_at=now, claim=None)
+    _by_claim(connection, name, claims, given)
+
+
+def _by_claim(
+    connection: Connection, name: str, claims: Collection[Claim], statement: sa.Update
+) -> None:
+    rows = [
+        {"of_binding": name, "of_seq": one.change.seq, "of_claim": one.token}
+        for one in sorted(claims, key=lambda one: one.change.seq)
+    ]
+    if rows:
+        connection.execute(statement, rows)
+
+
+def complete(connection: Connection, name: str, results: Sequence[Result], now: int) -> list[bool]:
+    """Write down how tries ended, in the ledger and, if that is the end of it, in the log.
+
+    For each result, whether it counted: a claim that somebody else has taken over does not.
+    """
+    counted = write_down(connection, name, results, now)
+    log_ends(connection, name, results, counted, now)
+    return counted
+
+
+def write_down(
+    connection: Connection, name: str, results: Sequence[Result], now: int
+) -> list[bool]:
+    """The first half of `complete`: the ledger."""
+    claims = connection.execute(
+        sa.select(delivery.c.seq, delivery.c.claim)
         .where(
             delivery.c.binding == name,
-            delivery.c.seq.in_(seqs),
-            delivery.c.state == PENDING,
+            delivery.c.seq.in_([result.claim.change.seq for result in results]),
         )
-        .values(next_at=until)
+        .order_by(delivery.c.seq)
+        .with_for_update()
     )
+    held = {row.seq: row.claim for row in claims}
+    counted = [held.get(result.claim.change.seq) == result.claim.token for result in results]
+    rows = [
+        {
+            "of_binding": name,
+            "of_seq": result.claim.change.seq,
+            "of_claim": result.claim.token,
+            "to_state": result.state,
+            "to_next_at": result.next_at,
+            "to_answer": _storable(result.answer),
+            "at": now,
+        }
+        for result, counts in zip(results, counted, strict=True)
+        if counts
+    ]
+    if rows:
+        connection.execute(_END, rows)
+        moves = Counter((name, str(row["to_state"])) for row in rows)
+        moves[name, PENDING] -= len(rows)
+        count(connection, moves)
+    return counted
 
 
-def next_due(connection: Connection, name: str) -> int | None:
-    """When the subscription's next delivery is due; None if none is pending."""
-    due: int | None = connection.execute(
-        sa.select(sa.func.min(delivery.c.next_at)).where(
-            delivery.c.binding == name, delivery.c.state == sa.literal_column(f"'{PENDING}'")
-        )
-    ).scalar_one()
-    return due
-
-
-def complete(connection: Connection, results: Sequence[Result], now: int) -> None:
-    """Write down how tries ended, in the ledger and, if that is the end of it, in the log."""
-    connection.execute(
-        sa.update(delivery)
-        .where(
-            delivery.c.binding == sa.bindparam("of_binding"),
-            delivery.c.seq == sa.bindparam("of_seq"),
-        )
-        .values(
-            state=sa.bindparam("to_state"),
-            next_at=sa.bindparam("to_next_at"),
-            answer=sa.bindparam("to_answer"),
-            changed_at=now,
-        ),
-        [
-            {
-                "of_binding": result.binding,
-                "of_seq": result.change.seq,
-                "to_state": result.state,
-                "to_next_at": result.next_at,
-                "to_answer": result.answer[:ANSWER_LENGTH],
-            }
-            for result in results
-        ],
-    )
-    kinds = {DELIVERED: ChangeKind.DELIVERED, DEAD: ChangeKind.FAILED}
+def log_ends(
+    connection: Connection,
+    name: str,
+    results: Sequence[Result],
+    counted: Sequence[bool],
+    now: int,
+) -> None:
+    """The second half of `complete`: the log, whose lock is taken last."""
     changes.append(
         connection,
         [
-            {
-                "at": now,
-                "kind": kinds[result.state].value,
-                "space": result.change.space,
-                "study_instance_uid": result.change.study_instance_uid,
-                "series_instance_uid": result.change.series_instance_uid,
-                "sop_instance_uid": result.change.sop_instance_uid,
-                "provider": result.change.provider,
-                "version": result.change.version,
-                "binding": result.binding,
-                "event_id": result.event_id,
-            }
-            for result in results
-            if result.state in kinds
+            _entry(name, result, now)
+            for result, counts in zip(results, counted, strict=True)
+            if counts and result.state in _ENDS
         ],
     )
 
 
-def replay(connection: Connection, which: ReplayFilter, now: int) -> int:
-    """Make deliveries due again from their first attempt; how many."""
-    statement = sa.update(delivery).values(state=PENDING, attempts=0, next_at=now, changed_at=now)
-    if which.binding is not None:
-        statement = statement.where(delivery.c.binding == which.binding)
-    if which.state is not None:
-        statement = statement.where(delivery.c.state == which.state)
-    if which.space is not None:
-        statement = statement.where(delivery.c.space == which.space)
-    if which.study_instance_uid is not None:
-        statement = statement.where(delivery.c.study_instance_uid == which.study_instance_uid)
-    if which.since_seq is not None:
-        statement = statement.where(delivery.c.seq > which.since_seq)
-    return connection.execute(statement).rowcount
+_ENDS = {DELIVERED: ChangeKind.DELIVERED, DEAD: ChangeKind.FAILED}
 
 
-def ledger(
-    connection: Connection,
-    *,
-    binding: str | None = None,
-    state: str | None = None,
-    study_instance_uid: str | None = None,
-    after: tuple[str, int] | None = None,
-    limit: int = 100,
-) -> list[LedgerEntry]:
-    """A page of the ledger by binding and number; `after` is the last line seen."""
-    statement = (
-        sa.select(*(delivery.c[f] for f in LedgerEntry.__struct_fields__))
-        .order_by(delivery.c.binding, delivery.c.seq)
-        .limit(limit)
-    )
-    conditions: dict[str, Any] = {
-        "binding": binding,
-        "state": state,
-        "study_instance_uid": study_instance_uid,
+def _entry(name: str, result: Result, now: int) -> dict[str, object]:
+    of = result.claim.change
+    return {
+        "at": now,
+        "kind": _ENDS[result.state].value,
+        "space": of.space,
+        "study_instance_uid": of.study_instance_uid,
+        "series_instance_uid": of.series_instance_uid,
+        "sop_instance_uid": of.sop_instance_uid,
+        "provider": of.provider,
+        "version": of.version,
+        "binding": name,
+        "event_id": result.event_id,
+        "traceparent": of.traceparent,
     }
-    for name, value in conditions.items():
-        if value is not None:
-            statement = statement.where(delivery.c[name] == value)
-    if after is not None:
-        statement = statement.where(sa.tuple_(delivery.c.binding, delivery.c.seq) > after)
-    return [LedgerEntry(**row) for row in connection.execute(statement).mappings()]
 
 
-def summary(connection: Connection) -> dict[str, dict[str, int]]:
-    """How many deliveries each binding has in each state."""
-    # delivery_by_state
-    counts: dict[str, dict[str, int]] = {}
-    rows = connection.execute(
-        sa.select(delivery.c.binding, delivery.c.state, sa.func.count()).group_by(
-            delivery.c.binding, delivery.c.state
+def count(connection: Connection, moves: Mapping[tuple[str, str], int]) -> None:
+    """Add to the counts of (binding, state)."""
+    rows = [
+        {"of_binding": binding, "of_state": state, "more": more}
+        for (binding, state), more in sorted(moves.items())
+        if more
+    ]
+    if rows:
+        connection.execute(
+            sa.update(delivery_count)
+            .where(
+                delivery_count.c.binding == sa.bindparam("of_binding"),
+                delivery_count.c.state == sa.bindparam("of_state"),
+            )
+            .values(number=delivery_count.c.number + sa.bindparam("more")),
+            rows,
         )
-    )
-    for binding, state, count in rows:
-        counts.setdefault(binding, dict.fromkeys(STATES, 0))[state] = count
-    return counts
+
+
+def _storable(answer: str) -> str:
+    """A target may answer anything; PostgreSQL keeps no NUL, and no database half a character."""
+    answer = answer.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return answer.encode("utf-8", "replace").decode()[:ANSWER_LENGTH]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, urlencode
 
 import msgspec
 import sqlalchemy as sa
@@ -22,9 +23,8 @@ from imaging_ingestion.events.model import (
     Store,
 )
 from imaging_ingestion.manifest import revision
-from imaging_ingestion.manifest.changes import Change
-from imaging_ingestion.manifest.deliveries import event_id_of
-from imaging_ingestion.manifest.revision import elements_of
+from imaging_ingestion.manifest.changes import Change, event_id_of, event_of_published
+from imaging_ingestion.manifest.elements import elements_of
 from imaging_ingestion.manifest.schema import instance, instance_metadata
 
 #: Data above this travels as a reference to it (claim check, E10).
@@ -34,16 +34,19 @@ INLINE_LIMIT = 256 * 1024
 SpaceUrl = Callable[[str], str]
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def event_of(entry: Change, event_type: str, core: str) -> Event:
     """The event of a log entry without its data: what routing needs."""
-    if entry.kind == ChangeKind.PUBLISHED and entry.detail is not None:
-        return msgspec.structs.replace(msgspec.json.decode(entry.detail, type=Event), seq=entry.seq)
+    if entry.kind == ChangeKind.PUBLISHED:
+        return event_of_published(entry)
     return Event(
-        id=event_id_of(entry),
-        source=f"/imaging-ingestion/{core}/{entry.space}",
+        id=event_id_of(entry, event_type),
+        source=f"/imaging-ingestion/{quote(core, safe='')}/{quote(entry.space, safe='')}",
         type=event_type,
         subject=_subject(entry),
-        time=datetime.fromtimestamp(entry.at / 1_000_000, UTC).isoformat(),
+        time=(_EPOCH + timedelta(microseconds=entry.at)).isoformat(),
         traceparent=entry.traceparent,
         space=entry.space,
         study_instance_uid=entry.study_instance_uid,
@@ -55,25 +58,40 @@ def event_of(entry: Change, event_type: str, core: str) -> Event:
 
 
 def with_data(
-    connection: Connection, event: Event, entry: Change, space_url: SpaceUrl, api_url: str
+    connection: Connection,
+    event: Event,
+    entry: Change,
+    core: str,
+    space_url: SpaceUrl,
+    api_url: str,
 ) -> Event:
-    """The event with its data; a large revision as a reference to our API instead."""
+    """The event with its data; if that is large, with a reference to our API instead.
+
+    It has neither if what it tells of has been deleted since.
+    """
     if entry.kind == ChangeKind.PUBLISHED:
         return event  # it came with its data
-    data: bytes | None = None
+    if event.type == STUDY_REVISION:
+        study, number = event.study_instance_uid or "", entry.version or 0
+        data = revision.load_up_to(connection, event.space, study, number, INLINE_LIMIT)
+        path = f"revisions/{quote(event.space, safe='')}/{study}/{number}"
+        query = {"core": core}
+    else:
+        data = event_data(connection, event, space_url)
+        path, query = f"events/{entry.seq}", {"core": core, "type": event.type}
+    if data is not None and not 0 < len(data) <= INLINE_LIMIT:
+        return msgspec.structs.replace(event, dataref=f"{api_url}/{path}?{urlencode(query)}")
+    return msgspec.structs.replace(event, data=data)
+
+
+def event_data(connection: Connection, event: Event, space_url: SpaceUrl) -> bytes | None:
+    """The data of an event about an instance; None if the instance has been deleted since."""
+    if event.type == IMAGE_STORED:
+        return _image_stored(connection, event, space_url)
     if event.type == DICOM_AVAILABLE:
         endpoint = f"{space_url(event.space)}/{event.subject}"
-        data = msgspec.json.encode(DicomAvailable(provider=event.provider, endpoint=endpoint))
-    elif event.type == STUDY_REVISION and event.study_instance_uid is not None:
-        data = revision.load(connection, event.space, event.study_instance_uid, entry.version)
-        if data is not None and len(data) > INLINE_LIMIT:
-            reference = (
-                f"{api_url}/revisions/{event.space}/{event.study_instance_uid}/{entry.version}"
-            )
-            return msgspec.structs.replace(event, dataref=reference)
-    elif event.type == IMAGE_STORED:
-        data = _image_stored(connection, event, space_url)
-    return msgspec.structs.replace(event, data=data)
+        return msgspec.json.encode(DicomAvailable(provider=event.provider, endpoint=endpoint))
+    raise ValueError(f"no data is known for events of type {event.type!r}")
 
 
 def _image_stored(connection: Connection, event: Event, space_url: SpaceUrl) -> bytes | None:

@@ -31,18 +31,21 @@ class StudySummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def studies(
-    connection: Connection, *, space: str | None = None, after: int = 0, limit: int = 100
+    connection: Connection, *, space: str | None = None, after: int | None = None, limit: int = 100
 ) -> list[StudySummary]:
-    """A page of studies in the order they came, after the one with the id `after`."""
+    """A page of studies, those that came last first, after the one with the id `after`."""
     columns = [
         study.c[name] for name in StudySummary.__struct_fields__ if name not in {"modalities"}
     ]
+    # study_pkey, study_by_arrival
     statement = (
         sa.select(*columns)
-        .where(study.c.id > after, study.c.number_of_instances > 0)
-        .order_by(study.c.id)
+        .where(study.c.number_of_instances > 0)
+        .order_by(study.c.id.desc())
         .limit(limit)
     )
+    if after is not None:
+        statement = statement.where(study.c.id < after)
     if space is not None:
         statement = statement.where(study.c.space == space)
     rows = connection.execute(statement).mappings().all()

@@ -94,11 +94,14 @@ def record_batch(
     Raises what SQLAlchemy raises.
     """
     outcomes: dict[int, StoreOutcome] = {}
+    log: list[dict[str, object]] = []
     for space in sorted({stored.space for stored in batch}):
         numbers = [number for number, stored in enumerate(batch) if stored.space == space]
         of_space = [batch[number] for number in numbers]
-        done = _record(connection, space, of_space, now, revisioning_delay_us)
-        outcomes.update(zip(numbers, done, strict=True))
+        decided = _record(connection, space, of_space, now, revisioning_delay_us)
+        outcomes.update(zip(numbers, decided.outcomes, strict=True))
+        log += _entries(space, decided, now)
+    changes.append(connection, log)  # last: it takes the log's lock
     return [outcomes[number] for number in range(len(batch))]
 
 
@@ -123,12 +126,13 @@ def delete_instances(
         live_instances(connection, of_study, series_instance_uid, sop_instance_uid)
     )
     _write(connection, space, decided, studies, now, revisioning_delay_us)
+    changes.append(connection, _entries(space, decided, now))
     return len(decided.rows)
 
 
 def _record(
     connection: Connection, space: str, batch: Sequence[StoredInstance], now: int, delay: int
-) -> list[StoreOutcome]:
+) -> Plan:
     studies = lock_studies(connection, space, {stored.study_instance_uid for stored in batch})
     sop_instance_uids = {stored.sop_instance_uid for stored in batch}
     known = known_instances(connection, space, sop_instance_uids)
@@ -148,7 +152,7 @@ def _record(
         connection.execute(_ADD_STUDIES[connection.dialect.name], rows)
         studies |= lock_studies(connection, space, lacking)
     _write(connection, space, decided, studies, now, delay)
-    return decided.outcomes
+    return decided
 
 
 def _write(
@@ -177,23 +181,24 @@ def _write(
         connection, _TOUCH_SERIES, _UPDATE_SERIES, all_series.values(), {"new_changed_at": now}
     )
     _write_instances(connection, space, decided, studies, all_series, now)
-    changes.append(
-        connection,
-        [
-            {
-                "at": now,
-                "kind": entry.kind,
-                "space": space,
-                "study_instance_uid": entry.place.study_instance_uid,
-                "series_instance_uid": entry.place.series_instance_uid,
-                "sop_instance_uid": entry.place.sop_instance_uid,
-                "provider": entry.provider,
-                "version": entry.version,
-                "traceparent": entry.traceparent,
-            }
-            for entry in decided.log
-        ],
-    )
+
+
+def _entries(space: str, decided: Plan, now: int) -> list[dict[str, object]]:
+    """What was decided, for the log."""
+    return [
+        {
+            "at": now,
+            "kind": entry.kind,
+            "space": space,
+            "study_instance_uid": entry.place.study_instance_uid,
+            "series_instance_uid": entry.place.series_instance_uid,
+            "sop_instance_uid": entry.place.sop_instance_uid,
+            "provider": entry.provider,
+            "version": entry.version,
+            "traceparent": entry.traceparent,
+        }
+        for entry in decided.log
+    ]
 
 
 def _find_series(

@@ -17,6 +17,22 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
 
+#: Instances with the columns of `Instance`, in that order.
+INSTANCES = (
+    sa.select(
+        instance.c.id,
+        study.c.study_instance_uid,
+        series.c.series_instance_uid,
+        instance.c.sop_instance_uid,
+        instance.c.sop_class_uid,
+        instance.c.transfer_syntax_uid,
+        instance.c.object_name,
+        instance.c.object_size,
+        instance.c.sha256,
+    )
+    .join(series, series.c.id == instance.c.series_pk)
+    .join(study, study.c.id == instance.c.study_pk)
+)
 #: Rows read at once where only narrow columns are read.
 _DIGEST_PAGE = 2000
 
@@ -153,22 +169,7 @@ def contents(connection: Connection, place: Place) -> Contents:
 
 def instances_page(connection: Connection, place: Place, after: int, limit: int) -> list[Instance]:
     """At most `limit` live instances whose `pk` is above `after` (0 for the first page)."""
-    columns = (
-        sa.select(
-            instance.c.id,
-            study.c.study_instance_uid,
-            series.c.series_instance_uid,
-            instance.c.sop_instance_uid,
-            instance.c.sop_class_uid,
-            instance.c.transfer_syntax_uid,
-            instance.c.object_name,
-            instance.c.object_size,
-            instance.c.sha256,
-        )
-        .join(series, series.c.id == instance.c.series_pk)
-        .join(study, study.c.id == instance.c.study_pk)
-    )
-    rows = connection.execute(_page(columns, place, after, limit))
+    rows = connection.execute(_page(INSTANCES, place, after, limit))
     return [Instance(*row) for row in rows]
 
 

@@ -20,41 +20,28 @@ import zstandard
 from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.model import (
+    STUDY_REVISION,
     ChangeKind,
     ChangeSet,
-    Element,
     RevisionInstance,
     RevisionSeries,
     RevisionStudy,
     StudyRevision,
 )
 from imaging_ingestion.manifest import changes
-from imaging_ingestion.manifest.schema import instance, revision, series, study
-
-#: Attributes that upstream's events always have, empty or not.
-_STUDY_ELEMENTS = (
-    "00080050",
-    "00080090",
-    "00081030",
-    "00100010",
-    "00100020",
-    "00100030",
-    "00100040",
+from imaging_ingestion.manifest.elements import (
+    SERIES_ELEMENTS,
+    STUDY_ELEMENTS,
+    elements_of,
+    integer_of,
 )
-_SERIES_ELEMENTS = ("0008103E", "00400244", "00400245", "00400275")
-_VRS = {
-    "00080050": "SH",
-    "00080090": "PN",
-    "00081030": "LO",
-    "00100010": "PN",
-    "00100020": "LO",
-    "00100030": "DA",
-    "00100040": "CS",
-    "0008103E": "LO",
-    "00400244": "DA",
-    "00400245": "TM",
-    "00400275": "SQ",
-}
+from imaging_ingestion.manifest.schema import (
+    instance,
+    instance_metadata,
+    revision,
+    series,
+    study,
+)
 
 #: The internal WADO-RS URL of a study's series, for the events: (space, study UID, series UID).
 Endpoint = Callable[[str, str, str], str]
@@ -63,7 +50,6 @@ Endpoint = Callable[[str, str, str], str]
 class InstanceState(NamedTuple):
     """An instance as it is now, and what the last revision told of it."""
 
-    pk: int
     series_instance_uid: str
     sop_instance_uid: str
     sha256: bytes
@@ -94,42 +80,76 @@ class Revised(NamedTuple):
     number: int
 
 
-def next_due(connection: Connection) -> int | None:
-    """When the next study is due, in microseconds since the epoch; None if none is waiting."""
+class Due(NamedTuple):
+    """A study whose time has come, and since when (microseconds since the epoch)."""
+
+    at: int
+    study_pk: int
+
+
+def next_due(connection: Connection, after: int = -1) -> int | None:
+    """The earliest due time after `after`, microseconds since the epoch; None without one."""
     # study_revision_due
     due: int | None = connection.execute(
-        sa.select(sa.func.min(study.c.revision_due_at)).where(study.c.revision_due_at.is_not(None))
+        sa.select(sa.func.min(study.c.revision_due_at)).where(study.c.revision_due_at > after)
     ).scalar_one()
     return due
 
 
-def revise_due(
-    connection: Connection, now: int, endpoint: Endpoint, *, limit: int = 1
-) -> list[Revised]:
-    """Settle up to `limit` studies whose time has come; those that really changed.
-
-    Two replicas never take the same study: on PostgreSQL a locked row is passed over.
-    """
+def due(connection: Connection, now: int, after: Due | None = None, limit: int = 100) -> list[Due]:
+    """The studies that are due, those waiting longest first; the next `limit` after one."""
     # study_revision_due
-    due = (
-        sa.select(study)
+    statement = (
+        sa.select(study.c.revision_due_at, study.c.id)
         .where(study.c.revision_due_at <= now)
-        .order_by(study.c.revision_due_at)
+        .order_by(study.c.revision_due_at, study.c.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
     )
-    revised = []
-    for row in connection.execute(due).mappings().all():
-        made = _revise(connection, row, now, endpoint)
-        if made is not None:
-            revised.append(made)
-    return revised
+    if after is not None:
+        statement = statement.where(sa.tuple_(study.c.revision_due_at, study.c.id) > after)
+    return [Due(*row) for row in connection.execute(statement)]
+
+
+def revise(connection: Connection, study_pk: int, now: int, endpoint: Endpoint) -> Revised | None:
+    """Settle a study; None if it has changed again meanwhile, or is as it was announced.
+
+    Two replicas never settle the same study at once: on PostgreSQL a locked row is passed over.
+    """
+    row = (
+        connection.execute(
+            sa.select(study)
+            .where(study.c.id == study_pk, study.c.revision_due_at <= now)
+            .with_for_update(skip_locked=True)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return None if row is None else _revise(connection, row, now, endpoint)
 
 
 def load(
     connection: Connection, space: str, study_instance_uid: str, number: int | None = None
 ) -> bytes | None:
     """The JSON of a StudyRevisionEvent's data: of that revision, or the latest; None if none."""
+    packed = _packed(connection, space, study_instance_uid, number)
+    return None if packed is None else zstandard.ZstdDecompressor().decompress(packed)
+
+
+def load_up_to(
+    connection: Connection, space: str, study_instance_uid: str, number: int, size: int
+) -> bytes | None:
+    """As `load`, but b"" if the JSON is longer than `size` bytes."""
+    packed = _packed(connection, space, study_instance_uid, number)
+    if packed is None:
+        return None
+    if zstandard.frame_content_size(packed) > size:
+        return b""
+    return zstandard.ZstdDecompressor().decompress(packed)
+
+
+def _packed(
+    connection: Connection, space: str, study_instance_uid: str, number: int | None
+) -> bytes | None:
     # study_uid, revision_number
     statement = (
         sa.select(revision.c.event_zstd)
@@ -140,31 +160,47 @@ def load(
     )
     if number is not None:
         statement = statement.where(revision.c.number == number)
-    packed = connection.execute(statement).scalar_one_or_none()
-    return None if packed is None else zstandard.ZstdDecompressor().decompress(packed)
+    packed: bytes | None = connection.execute(statement).scalar_one_or_none()
+    return packed
 
 
-def numbers(connection: Connection, space: str, study_instance_uid: str) -> list[tuple[int, int]]:
-    """Number and time (microseconds since the epoch) of a study's revisions, in order."""
+def numbers(
+    connection: Connection, space: str, study_instance_uid: str
+) -> list[tuple[int, int]] | None:
+    """Number and time (microseconds since the epoch) of a study's revisions, in order.
+
+    None if the space has never had the study.
+    """
+    # study_uid, revision_number
     rows = connection.execute(
         sa.select(revision.c.number, revision.c.at)
-        .join(study, study.c.id == revision.c.study_pk)
+        .select_from(study)
+        .outerjoin(revision, revision.c.study_pk == study.c.id)
         .where(study.c.space == space, study.c.study_instance_uid == study_instance_uid)
         .order_by(revision.c.number)
-    )
-    return [(row.number, row.at) for row in rows]
+    ).all()
+    if not rows:
+        return None
+    return [(row.number, row.at) for row in rows if row.number is not None]
 
 
 def _revise(
     connection: Connection, row: Mapping[Any, Any], now: int, endpoint: Endpoint
 ) -> Revised | None:
+    # series_uid
     all_series = (
-        connection.execute(sa.select(series).where(series.c.study_pk == row["id"])).mappings().all()
+        connection.execute(
+            sa.select(series).where(series.c.study_pk == row["id"]).order_by(series.c.id)
+        )
+        .mappings()
+        .all()
     )
+    uid_of = {s["id"]: s["series_instance_uid"] for s in all_series}
+    changed: list[InstanceState] = []
+    live: dict[int, list[RevisionInstance]] = {s["id"]: [] for s in all_series}
     # instance_by_study
-    instances = connection.execute(
+    for i in connection.execute(
         sa.select(
-            instance.c.id,
             instance.c.series_pk,
             instance.c.sop_instance_uid,
             instance.c.sop_class_uid,
@@ -175,43 +211,37 @@ def _revise(
         )
         .where(instance.c.study_pk == row["id"])
         .order_by(instance.c.id)
-    ).all()
-    uid_of = {s["id"]: s["series_instance_uid"] for s in all_series}
-    changed = change_set(
-        InstanceState(
-            i.id,
-            uid_of[i.series_pk],
-            i.sop_instance_uid,
-            i.sha256,
-            i.announced_sha256,
-            i.deleted_at is None,
-        )
-        for i in instances
-    )
+    ):
+        alive = i.deleted_at is None
+        if i.announced_sha256 != i.sha256 or not alive:
+            changed.append(
+                InstanceState(
+                    uid_of[i.series_pk], i.sop_instance_uid, i.sha256, i.announced_sha256, alive
+                )
+            )
+        if alive:
+            live[i.series_pk].append(
+                RevisionInstance(i.sop_instance_uid, i.sop_class_uid, integer_of(i.instance_number))
+            )
+    differences = change_set(changed)
     settled = sa.update(study).where(study.c.id == row["id"]).values(revision_due_at=None)
     _settle_instances(connection, row["id"])
-    if not changed:
+    if not differences:
         connection.execute(settled)
         return None
     number = 0 if row["revision"] is None else row["revision"] + 1
-    live = [i for i in instances if i.deleted_at is None]
+    present = [s for s in all_series if live[s["id"]]]
     data = StudyRevision(
         revision=number,
         study=RevisionStudy(
             study_instance_uid=row["study_instance_uid"],
             study_date=row["study_date"],
-            attributes=elements_of(row["attributes"], _STUDY_ELEMENTS),
-            series=tuple(_series_of(row, s, live, endpoint) for s in all_series),
+            attributes=elements_of(row["attributes"], STUDY_ELEMENTS),
+            series=tuple(_series_of(row, s, live[s["id"]], endpoint) for s in present),
             space=row["space"],
-            dicom_json=msgspec.Raw(row["attributes"].encode()),
+            dicom_json=_dicom_json(row),
         ),
-        change_set=changed,
-    )
-    data = msgspec.structs.replace(
-        data,
-        study=msgspec.structs.replace(
-            data.study, series=tuple(s for s in data.study.series if s.instances)
-        ),
+        change_set=differences,
     )
     connection.execute(settled.values(revision=number))
     connection.execute(
@@ -222,21 +252,24 @@ def _revise(
             event_zstd=zstandard.ZstdCompressor(level=3).compress(msgspec.json.encode(data)),
         )
     )
-    entry = {
-        "at": now,
-        "kind": ChangeKind.REVISED.value,
-        "space": row["space"],
-        "study_instance_uid": row["study_instance_uid"],
-        "provider": data.study.series[0].provider_name if data.study.series else "",
-        "version": number,
-        "event_id": f"{row['study_instance_uid']}.{number}",
-    }
-    changes.append(connection, [entry])
+    # Whoever follows the study's provider is told, too, when its last instance went.
+    entry = changes.Change(
+        seq=0,
+        at=now,
+        kind=ChangeKind.REVISED.value,
+        space=row["space"],
+        study_instance_uid=row["study_instance_uid"],
+        provider=next((s["provider"] for s in (*present, *all_series)), ""),
+        version=number,
+    )
+    event_id = changes.event_id_of(entry, STUDY_REVISION)
+    changes.append(connection, [{**msgspec.structs.asdict(entry), "event_id": event_id}])
     return Revised(row["space"], row["study_instance_uid"], number)
 
 
 def _settle_instances(connection: Connection, study_pk: int) -> None:
     """From now on, this is what has been announced."""
+    # instance_by_study
     of_study = instance.c.study_pk == study_pk
     connection.execute(
         sa.update(instance)
@@ -250,60 +283,48 @@ def _settle_instances(connection: Connection, study_pk: int) -> None:
         )
         .values(announced_sha256=instance.c.sha256)
     )
-    connection.execute(sa.delete(instance).where(of_study, instance.c.deleted_at.is_not(None)))
+    ended = sa.select(instance.c.id).where(of_study, instance.c.deleted_at.is_not(None))
+    connection.execute(
+        sa.update(instance)
+        .where(instance.c.id.in_(ended), instance.c.announced_sha256.is_not(None))
+        .values(announced_sha256=None)
+    )
+    # What was deleted is not kept: the tombstone has the identity only.
+    connection.execute(
+        sa.update(instance_metadata)
+        .where(instance_metadata.c.instance_pk.in_(ended), instance_metadata.c.json_zstd != b"")
+        .values(json_zstd=b"")
+    )
 
 
 def _series_of(
     study_row: Mapping[Any, Any],
     row: Mapping[Any, Any],
-    live: Sequence[Any],
+    live: Sequence[RevisionInstance],
     endpoint: Endpoint,
 ) -> RevisionSeries:
     return RevisionSeries(
         series_instance_uid=row["series_instance_uid"],
-        number=_integer(row["series_number"]),
+        number=integer_of(row["series_number"]),
         modality=row["modality"],
         provider_name=row["provider"],
         endpoint=endpoint(
             study_row["space"], study_row["study_instance_uid"], row["series_instance_uid"]
         ),
-        attributes=elements_of(row["attributes"], _SERIES_ELEMENTS),
-        instances=tuple(
-            RevisionInstance(i.sop_instance_uid, i.sop_class_uid, _integer(i.instance_number))
-            for i in live
-            if i.series_pk == row["id"]
-        ),
-        dicom_json=msgspec.Raw(row["attributes"].encode()),
+        attributes=elements_of(row["attributes"], SERIES_ELEMENTS),
+        instances=tuple(live),
+        dicom_json=_dicom_json(row),
     )
 
 
-def elements_of(dicom_json: str, always: Sequence[str]) -> tuple[Element, ...]:
-    """Attributes as upstream's events list them; sequences and bulk values have no `value`."""
-    attributes: dict[str, dict[str, Any]] = msgspec.json.decode(dicom_json)
-    for tag in always:
-        attributes.setdefault(tag, {"vr": _VRS[tag]})
-    return tuple(
-        Element(tag[:4], tag[4:], element["vr"], _text(element))
-        for tag, element in sorted(attributes.items())
-    )
+def _dicom_json(row: Mapping[Any, Any]) -> msgspec.Raw:
+    """The attributes of a study or series, with the time zone that its dates and times are in.
 
-
-def _text(element: Mapping[str, Any]) -> str | None:
-    values = element.get("Value")
-    if not values or element["vr"] == "SQ":
-        return None
-    return "\\".join(_one(value) for value in values)
-
-
-def _one(value: object) -> str:
-    if isinstance(value, dict):  # a person name
-        groups = [value.get(g, "") for g in ("Alphabetic", "Ideographic", "Phonetic")]
-        return "=".join(groups).rstrip("=")
-    return "" if value is None else str(value)
-
-
-def _integer(text: str | None) -> int | None:
-    try:
-        return None if text is None else int(text)
-    except ValueError:
-        return None
+    Timezone Offset From UTC (0008,0201) has its own column at every level (PS3.18 table 10.6.3-3).
+    """
+    zone = row["timezone_offset_from_utc"]
+    if zone is None:
+        return msgspec.Raw(row["attributes"].encode())
+    attributes: dict[str, Any] = msgspec.json.decode(row["attributes"], type=dict[str, msgspec.Raw])
+    attributes["00080201"] = {"vr": "SH", "Value": [zone]}
+    return msgspec.Raw(msgspec.json.encode(dict(sorted(attributes.items()))))

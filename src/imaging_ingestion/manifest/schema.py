@@ -4,8 +4,10 @@ Times are microseconds since the Unix epoch (UTC) in BIGINT columns: they sort, 
 one machine word, and both databases keep them alike. Text that is matched or sorted uses the "C"
 collation, so that prefix ranges and orders mean the same on SQLite and PostgreSQL.
 
-An instance is live while `deleted_at` is null. A tombstone (a row with `deleted_at`) stays as long
-as a revision still has to tell of the deletion. At most one live row exists per
+An instance is live while `deleted_at` is null. A tombstone (a row with `deleted_at`) stays: for it
+the answer is 410 and not 404 (PS3.18 8.5), it carries the version on when the instance comes back,
+so that an event id never means two things, and it names the object that is to go. Once a revision
+has told of the deletion its metadata is empty. At most one live row exists per
 (space, SOP Instance UID); the partial unique index `instance_live_uid` says so.
 """
 
@@ -78,6 +80,7 @@ study = Table(
     Column("revision", Integer),
     Column("revision_due_at", BigInteger),
     Index("study_uid", "space", "study_instance_uid", unique=True),
+    Index("study_by_arrival", "space", "id"),
     Index("study_by_date", "space", "study_date", "id"),
     Index("study_by_patient_id", "space", "patient_id", "id"),
     Index("study_by_accession", "space", "accession_number", "id"),
@@ -85,6 +88,7 @@ study = Table(
     Index(
         "study_revision_due",
         "revision_due_at",
+        "id",
         postgresql_where=text("revision_due_at IS NOT NULL"),
         sqlite_where=text("revision_due_at IS NOT NULL"),
     ),
@@ -148,7 +152,7 @@ instance = Table(
         postgresql_where=text("deleted_at IS NULL"),
         sqlite_where=text("deleted_at IS NULL"),
     ),
-    # Few rows: where an instance that comes back finds its tombstones.
+    # Where an instance that comes back finds its tombstones.
     Index(
         "instance_tombstone",
         "space",
@@ -187,7 +191,7 @@ revision = Table(
     Index("revision_number", "study_pk", "number", unique=True),
 )
 
-#: The one ordered log. `seq` grows with commit order as readers see it (see changes.py).
+#: The one ordered log. `seq` grows in the order of commits (see changes.py).
 change = Table(
     "change",
     metadata,
@@ -202,15 +206,14 @@ change = Table(
     Column("version", Integer),  # instance version (stored, replaced) or revision number (revised)
     Column("binding", _text()),  # delivered, failed
     Column("event_id", _text()),
-    Column("detail", Text),  # JSON, small: the answer of a target, the data of a published event
+    Column("source", _text()),  # of a published event; with `event_id` its identity (CloudEvents)
+    Column("detail", Text),  # JSON: a published event, whole
     Column("traceparent", _text()),
-    # PostgreSQL only: the writing transaction, so that a reader never runs ahead of one that is
-    # still open (see changes.py). NULL on SQLite, where there is one writer.
-    Column("txid", BigInteger),
-    Index("change_by_study", "space", "study_instance_uid", "seq"),
+    Index("change_by_study", "study_instance_uid", "seq"),
     Index(
         "change_published",
         "event_id",
+        "source",
         unique=True,
         postgresql_where=text("kind = 'published'"),
         sqlite_where=text("kind = 'published'"),
@@ -226,7 +229,7 @@ subscription = Table(
     Column("position", BigInteger, nullable=False),  # last `change.seq` fanned out
 )
 
-#: The delivery ledger: event x binding. A row is claimed by moving `next_at` into the future.
+#: The delivery ledger: event x binding. See deliveries.py for what a claim is.
 delivery = Table(
     "delivery",
     metadata,
@@ -234,7 +237,12 @@ delivery = Table(
     Column("seq", BigInteger, primary_key=True, autoincrement=False),  # change.seq of the event
     Column("state", _text(), nullable=False),  # pending, delivered, dead
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("next_at", BigInteger),  # NULL unless pending
+    Column(
+        "next_at", BigInteger
+    ),  # when it is due, or how long its claim holds; NULL unless pending
+    Column("claim", BigInteger),  # who tries it now; NULL if nobody does
+    # Deliveries of one binding with one key go one after the other; NULL: whenever.
+    Column("order_key", _text()),
     Column("event_id", _text(), nullable=False),
     Column("space", _text(), nullable=False),
     Column("study_instance_uid", _text()),
@@ -244,8 +252,68 @@ delivery = Table(
         "delivery_due",
         "binding",
         "next_at",
+        "seq",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index(
+        "delivery_order",
+        "binding",
+        "order_key",
+        "seq",
         postgresql_where=text("state = 'pending'"),
         sqlite_where=text("state = 'pending'"),
     ),
     Index("delivery_by_state", "state", "binding", "seq"),
+    Index("delivery_by_study", "study_instance_uid", "binding", "seq"),
+)
+
+#: How many deliveries each binding has in each state. Maintained in the transactions that change
+#: them: whoever watches asks every few seconds, and the ledger only grows.
+delivery_count = Table(
+    "delivery_count",
+    metadata,
+    Column("binding", _text(), primary_key=True),
+    Column("state", _text(), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+#: Requests for storage commitment (PS3.4 J) that are to be answered by a report, or were. See
+#: commitment.py for what a claim is.
+commitment = Table(
+    "commitment",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("space", _text(), nullable=False),
+    Column("transaction_uid", _text(), nullable=False),
+    Column("requester", _text(), nullable=False),  # its AE title
+    Column("called", _text(), nullable=False),  # our AE title, as it called us
+    Column("items_zstd", LargeBinary, nullable=False),  # zstd JSON: [[class UID, instance UID], …]
+    Column("number_of_items", Integer, nullable=False),
+    Column("state", _text(), nullable=False),  # pending, reported, dead
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", BigInteger),  # as in `delivery`
+    Column("claim", BigInteger),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("answer", Text),  # how the last try ended, in words
+    # A transaction UID is in use until its report has been taken (PS3.3 C.14.1.1, 0131H).
+    Index(
+        "commitment_transaction",
+        "space",
+        "requester",
+        "transaction_uid",
+        unique=True,
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index(
+        "commitment_due",
+        "space",
+        "next_at",
+        "id",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index("commitment_by_change", "space", "state", "changed_at"),
 )

@@ -49,13 +49,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("study_pkey")),
     )
     op.create_index("study_by_accession", "study", ["space", "accession_number", "id"])
+    op.create_index("study_by_arrival", "study", ["space", "id"])
     op.create_index("study_by_date", "study", ["space", "study_date", "id"])
     op.create_index("study_by_patient_id", "study", ["space", "patient_id", "id"])
     op.create_index("study_by_patient_name", "study", ["space", "patient_name_folded", "id"])
     op.create_index(
         "study_revision_due",
         "study",
-        ["revision_due_at"],
+        ["revision_due_at", "id"],
         postgresql_where=sa.text("revision_due_at IS NOT NULL"),
         sqlite_where=sa.text("revision_due_at IS NOT NULL"),
     )
@@ -176,17 +177,17 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer()),
         sa.Column("binding", MATCHED),
         sa.Column("event_id", MATCHED),
+        sa.Column("source", MATCHED),
         sa.Column("detail", sa.Text()),
         sa.Column("traceparent", MATCHED),
-        sa.Column("txid", sa.BigInteger()),
         sa.PrimaryKeyConstraint("seq", name=op.f("change_pkey")),
         sqlite_autoincrement=True,
     )
-    op.create_index("change_by_study", "change", ["space", "study_instance_uid", "seq"])
+    op.create_index("change_by_study", "change", ["study_instance_uid", "seq"])
     op.create_index(
         "change_published",
         "change",
-        ["event_id"],
+        ["event_id", "source"],
         unique=True,
         postgresql_where=sa.text("kind = 'published'"),
         sqlite_where=sa.text("kind = 'published'"),
@@ -206,6 +207,8 @@ def upgrade() -> None:
         sa.Column("state", MATCHED, nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("next_at", sa.BigInteger()),
+        sa.Column("claim", sa.BigInteger()),
+        sa.Column("order_key", MATCHED),
         sa.Column("event_id", MATCHED, nullable=False),
         sa.Column("space", MATCHED, nullable=False),
         sa.Column("study_instance_uid", MATCHED),
@@ -214,10 +217,26 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("binding", "seq", name=op.f("delivery_pkey")),
     )
     op.create_index("delivery_by_state", "delivery", ["state", "binding", "seq"])
+    op.create_index("delivery_by_study", "delivery", ["study_instance_uid", "binding", "seq"])
     op.create_index(
         "delivery_due",
         "delivery",
-        ["binding", "next_at"],
+        ["binding", "next_at", "seq"],
         postgresql_where=sa.text("state = 'pending'"),
         sqlite_where=sa.text("state = 'pending'"),
+    )
+    op.create_index(
+        "delivery_order",
+        "delivery",
+        ["binding", "order_key", "seq"],
+        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state = 'pending'"),
+    )
+
+    op.create_table(
+        "delivery_count",
+        sa.Column("binding", MATCHED, nullable=False),
+        sa.Column("state", MATCHED, nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("binding", "state", name=op.f("delivery_count_pkey")),
     )

@@ -1,0 +1,138 @@
+"""Studies, their revisions, spaces, and what a sender may skip, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from imaging_ingestion.api.core import (
+    LARGEST_NUMBER,
+    LARGEST_REVISION,
+    NAME_PATTERN,
+    Core,
+    CoreHandle,
+    Limit,
+    SpaceFilter,
+    SpaceName,
+    StudyUid,
+    json_answer,
+)
+from imaging_ingestion.api.schemas import answers
+from imaging_ingestion.dicomweb.problem import not_found
+from imaging_ingestion.events.model import StudyRevision
+from imaging_ingestion.manifest import overview, revision
+from imaging_ingestion.manifest.overview import StudySummary
+
+router = APIRouter()
+
+
+class Studies(msgspec.Struct, frozen=True):
+    """A page of studies, newest first. Go on with `after` = `next`, until that is null."""
+
+    studies: list[StudySummary]
+    next: int | None
+
+
+class RevisionNumber(msgspec.Struct, frozen=True):
+    """A revision and its time, microseconds since the epoch."""
+
+    number: int
+    at: int
+
+
+class Revisions(msgspec.Struct, frozen=True):
+    """The revisions of a study, oldest first."""
+
+    revisions: list[RevisionNumber]
+
+
+class Spaces(msgspec.Struct, frozen=True):
+    """The names of a core's storage spaces."""
+
+    spaces: tuple[str, ...]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """The places, from 0, of those objects in the request that the space has."""
+
+    known: list[int]
+
+
+class KnownObjectBody(BaseModel):
+    """One object by its UID and the SHA-256 of its bytes."""
+
+    sop_instance_uid: str = Field(pattern=r"^[^\x00]{1,64}$")
+    sha256: str = Field(pattern=r"^[0-9A-Fa-f]{64}$")
+
+
+class KnownObjectsRequest(BaseModel):
+    """What a sender has and could send."""
+
+    space: str = Field(pattern=NAME_PATTERN)
+    objects: list[KnownObjectBody] = Field(max_length=5000)
+
+
+#: For the OpenAPI document.
+ANSWERS = (Studies, Revisions, StudyRevision, Spaces, Known)
+
+
+@router.get("/studies", summary="The studies, newest first", responses=answers(Studies))
+async def get_studies(
+    core: Core,
+    space: SpaceFilter = None,
+    after: Annotated[
+        int | None, Query(ge=1, le=LARGEST_NUMBER, description="`next` of the page before.")
+    ] = None,
+    limit: Limit = 100,
+) -> Response:
+    found = await core.database.read(overview.studies, space=space, after=after, limit=limit)
+    return json_answer(Studies(found, found[-1].id if len(found) == limit else None))
+
+
+@router.get(
+    "/revisions/{space}/{study}", summary="The revisions of a study", responses=answers(Revisions)
+)
+async def get_revisions(core: Core, space: SpaceName, study: StudyUid) -> Response:
+    found = await core.database.read(revision.numbers, space, study)
+    if found is None:
+        raise not_found(f"the space {space!r} has no study {study}")
+    return json_answer(Revisions([RevisionNumber(number, at) for number, at in found]))
+
+
+@router.get(
+    "/revisions/{space}/{study}/{number}",
+    summary="The data of a StudyRevisionEvent",
+    responses=answers(StudyRevision),
+)
+async def get_revision(
+    core: Core,
+    space: SpaceName,
+    study: StudyUid,
+    number: Annotated[int, Path(ge=0, le=LARGEST_REVISION, description="From 0.")],
+) -> Response:
+    data = await core.database.read(revision.load, space, study, number)
+    if data is None:
+        raise not_found(f"the study {study} has no revision {number} in the space {space!r}")
+    return Response(data, media_type="application/json")
+
+
+@router.get("/spaces", summary="The storage spaces", responses=answers(Spaces))
+async def get_spaces(core: Core) -> Response:
+    return json_answer(Spaces(core.spaces))
+
+
+@router.post(
+    "/known-objects",
+    summary="Which objects a space has already, byte for byte",
+    responses=answers(Known),
+)
+async def post_known_objects(request: Request, core: Core, body: KnownObjectsRequest) -> Response:
+    if "core" not in request.query_params:  # the space tells which one is meant
+        cores: Mapping[str, CoreHandle] = request.app.state.cores
+        core = next((other for other in cores.values() if body.space in other.spaces), core)
+    asked = [overview.KnownObject(o.sop_instance_uid, o.sha256) for o in body.objects]
+    return json_answer(Known(await core.database.read(overview.known_objects, body.space, asked)))

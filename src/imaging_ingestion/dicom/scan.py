@@ -43,6 +43,9 @@ _INFLATED_LIMIT = 1 << 36
 _FIRST_LENGTH_LIMIT = 1 << 16  # of the first element of a bare data set
 
 
+_PIECE = 1 << 14  # bytes
+
+
 class HeaderScanner:
     """Scans one stream: `feed` it all, then `finish`."""
 
@@ -82,12 +85,21 @@ class HeaderScanner:
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; the caller may reuse them afterwards. Raises ScanError."""
-        self._received += len(data)
-        if self._start is None:
-            self._feed_dataset(data)
-            return
-        self._start += bytes(data)
-        self._open(at_end=False)
+        size = len(data)
+        self._received += size
+        position = 0
+        # Attributes are copied on their way, the pixels behind them are not: by small pieces what
+        # came together with the last attributes stays out of the copies.
+        while position < size and not self.header_complete:
+            piece = memoryview(data)[position : position + _PIECE]
+            position += len(piece)
+            if self._start is None:
+                self._feed_dataset(piece)
+            else:
+                self._start += piece
+                self._open(at_end=False)
+        if position < size:
+            self._feed_dataset(memoryview(data)[position:])
 
     def finish(self) -> Header:
         """The header, once every byte has been fed. Raises ScanError."""

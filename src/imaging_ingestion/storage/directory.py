@@ -34,6 +34,7 @@ from imaging_ingestion.storage.space import ObjectMissingError, SealedObject, Sp
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Piece = bytes | bytearray | memoryview
 
 INCOMING = ".incoming"
 #: Bytes of one piece: what a writer gathers before it goes to the disk, what a stream yields.
@@ -47,7 +48,8 @@ THREADS = 8
 REMEMBERED = 4096
 
 _NO_PART = frozenset({"", ".", ".."})
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: The disk, the user's quota, or what one file may hold (RLIMIT_FSIZE, or the file system's).
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024)
 _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
@@ -190,7 +192,7 @@ class DirectoryWriter:
     def __init__(self, space: DirectorySpace, path: str) -> None:
         self._space = space
         self._path = path
-        self._pieces: list[bytes | bytearray] = []
+        self._pieces: list[Piece] = []
         self._gathered = 0  # bytes in `_pieces`
         self._size = 0  # bytes on disk
         self._digest = hashlib.sha256()
@@ -229,14 +231,15 @@ class DirectoryWriter:
             await self._space.run(self._remove)
 
     def _gather(self, data: bytes | bytearray | memoryview, length: int) -> None:
-        if isinstance(data, bytes) and length >= SMALL:
-            self._pieces.append(data)
+        whole = data.obj if isinstance(data, memoryview) else data
+        if isinstance(whole, bytes) and length >= SMALL:
+            self._pieces.append(data)  # nobody can change it
         elif length < SMALL and self._pieces and isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += data
         elif length:
             self._pieces.append(bytearray(data))
 
-    async def _hop(self, fn: Callable[[list[bytes | bytearray]], T]) -> T:
+    async def _hop(self, fn: Callable[[list[Piece]], T]) -> T:
         pieces, gathered = self._pieces, self._gathered
         self._pieces, self._gathered = [], 0
         self._hopped = True
@@ -245,18 +248,18 @@ class DirectoryWriter:
         finally:
             self._space.gathered -= gathered
 
-    def _append(self, pieces: list[bytes | bytearray]) -> None:
+    def _append(self, pieces: list[Piece]) -> None:
         with self._busy:
             self._put(pieces)
 
-    def _seal(self, pieces: list[bytes | bytearray]) -> SealedObject:
+    def _seal(self, pieces: list[Piece]) -> SealedObject:
         with self._busy:
             self._put(pieces)
             _sync_data(self._descriptor)
             self._close()
             return SealedObject(self._digest.digest(), self._size, self._path)
 
-    def _put(self, pieces: list[bytes | bytearray]) -> None:
+    def _put(self, pieces: list[Piece]) -> None:
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, _NEW_FILE, 0o600)
         for piece in pieces:
@@ -402,7 +405,7 @@ def _list(path: str) -> tuple[list[str], list[str]]:
     return directories, files
 
 
-def _write_all(descriptor: int, pieces: Sequence[bytes | bytearray]) -> int:
+def _write_all(descriptor: int, pieces: Sequence[Piece]) -> int:
     """Write the pieces, however often the kernel stops short; how many bytes."""
     views = [memoryview(piece) for piece in pieces]
     total, first = 0, 0

@@ -1,7 +1,7 @@
 """STOW, metadata and QIDO beside Orthanc, in one run on one machine.
 
-    python benchmarks/dicomweb.py                 # 600 CT instances, 4 connections, both servers
-    python benchmarks/dicomweb.py --growth 100000 # our rate after 100,000 instances against the first
+    python benchmarks/dicomweb.py                   # 600 CT instances, both servers
+    python benchmarks/dicomweb.py --growth 100000   # does our rate keep up?
 
 The client is a few threads that write prepared buffers to raw sockets: it shares the cores with the
 server, so it must cost little. Rates are noisy; the ratios of one run are what counts.
@@ -46,7 +46,8 @@ class StowConnection:
         length = sum(map(len, buffers))
         head = (
             f"POST {self._path} HTTP/1.1\r\nHost: {self._host}\r\n"
-            f'Content-Type: multipart/related; type="application/dicom"; boundary={BOUNDARY.decode()}\r\n'
+            'Content-Type: multipart/related; type="application/dicom"; '
+            f"boundary={BOUNDARY.decode()}\r\n"
             f"Accept: application/dicom+json\r\nContent-Length: {length}\r\n\r\n"
         ).encode()
         self._send([head, *buffers])
@@ -87,7 +88,7 @@ def store_many(
     connections: int,
     per_request: int,
 ) -> float:
-    """Store instances over several connections; the seconds it took. Fails unless all are stored."""
+    """Store instances over several connections; the seconds it took. Fails if one is not stored."""
     requests = [numbers[i : i + per_request] for i in range(0, len(numbers), per_request)]
     failures: list[str] = []
     lock = threading.Lock()

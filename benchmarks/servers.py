@@ -1,4 +1,4 @@
-"""Starts the servers a benchmark compares, each on a free loopback port with an empty data folder."""
+"""Starts the servers a benchmark compares, each on a free port with an empty data folder."""
 
 from __future__ import annotations
 

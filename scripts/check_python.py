@@ -4,7 +4,7 @@ import sys
 
 if sys.version_info < (3, 11):
     sys.exit(
-        "Python 3.11 or later is needed, this is %d.%d: name another with `make PYTHON=python3.11 …`"
+        "Python 3.11 or later is needed, this is %d.%d: name another, make PYTHON=python3.11 …"
         % sys.version_info[:2]
     )
 try:

@@ -1,6 +1,6 @@
 """Prints docs/configuration.md: every field and key, from the models themselves.
 
-    python scripts/make_configuration_reference.py > docs/configuration.md
+python scripts/make_configuration_reference.py > docs/configuration.md
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from imaging_ingestion.resources.settings import SETTINGS
 
 _HEAD = f"""# Configuration reference
 
-<!-- Made by scripts/make_configuration_reference.py; a test compares. Change the models instead. -->
+<!-- Made by scripts/make_configuration_reference.py; a test compares. Change the models. -->
 
-A deployment is declared by custom resources of `{API_VERSION}`, with ConfigMaps and Secrets beside
-them, in one or more YAML files: `imaging-ingestion up -f site.yaml`. Unknown fields are an error.
-How the resources belong together is told in [site.md](site.md).
+A deployment is declared by custom resources of `{API_VERSION}`, with ConfigMaps and Secrets
+beside them, in one or more YAML files: `imaging-ingestion up -f site.yaml`. Unknown fields are an
+error. How the resources belong together is told in [site.md](site.md).
 
-Fields that only Kubernetes has a use for (images, replicas, pull secrets) are accepted everywhere and
-ignored by `up`.
+Fields that only Kubernetes has a use for (images, replicas, pull secrets) are accepted everywhere
+and ignored by `up`.
 """
 
 

@@ -376,6 +376,11 @@ def test_a_server_that_is_killed_meanwhile_loses_no_file_from_the_report(
         assert platform.stop() == 0
 
 
+def listen_to_ctrl_c() -> None:
+    """A job in the background of a shell starts with SIGINT ignored, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 async def test_ctrl_c_tells_what_was_done_and_what_was_not(tmp_path: Path, dicom_file, study: str):
     make_study(tmp_path, dicom_file("CT_small.dcm"), study, 30)
     asked = asyncio.Event()
@@ -398,6 +403,7 @@ async def test_ctrl_c_tells_what_was_done_and_what_was_not(tmp_path: Path, dicom
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environment(),
+            preexec_fn=listen_to_ctrl_c,
         )
         async with asyncio.timeout(60):
             await asked.wait()

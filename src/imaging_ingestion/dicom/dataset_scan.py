@@ -131,6 +131,7 @@ class DatasetScanner:
         if len(self._buffer) + self._more_size >= self._wanted:
             buffer = b"".join((self._buffer, *self._more)) if self._buffer else b"".join(self._more)
             self._more, self._more_size = [], 0
+            self._wanted = 0
             used = self._run(buffer)
             self._base += used
             self._buffer = buffer[used:]

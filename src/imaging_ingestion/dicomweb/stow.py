@@ -10,6 +10,7 @@ same.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import traceback
 import uuid
@@ -111,7 +112,8 @@ class Stow:
         if not outcomes:
             raise bad_request("the body has no part: one application/dicom part for each instance")
         status = status_of(outcomes)
-        log.info(
+        log.log(
+            logging.INFO if stored < len(outcomes) else logging.DEBUG,
             "stow.answered",
             space=self._service.space_name,
             status=status,

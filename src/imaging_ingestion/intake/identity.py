@@ -48,7 +48,7 @@ def identify(header: Header, study_instance_uid: str | None = None) -> Identity:
     sop_instance = header.text(SOP_INSTANCE_UID) or header.media_storage_sop_instance_uid
 
     def refused(reason: int, message: str) -> IntakeRefused:
-        return IntakeRefused(reason, message, _usable(sop_class), _usable(sop_instance))
+        return IntakeRefused(reason, message, usable(sop_class), usable(sop_instance))
 
     if MEDIA_STORAGE_DIRECTORY in {sop_class, header.media_storage_sop_class_uid}:
         raise refused(
@@ -94,7 +94,7 @@ def identify(header: Header, study_instance_uid: str | None = None) -> Identity:
     )
 
 
-def _usable(uid: str | None) -> str | None:
+def usable(uid: str | None) -> str | None:
     """A UID for a report; None if it is none that a report could carry."""
     if uid is None:
         return None

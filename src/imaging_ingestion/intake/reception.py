@@ -12,7 +12,7 @@ nothing is visible, and until `accept` nothing refers to the object.
 Memory: a reception holds its header while it is being scanned, and shares the space's buffers with
 all others (`storage.directory.GATHERED`). Headers are small, so any number may be under way; those
 that turn out larger than `LARGE_HEADER` go on only `LARGE_HEADERS` at a time, the others' senders
-wait.
+wait. Of an instance that is refused nothing is held.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import structlog
 import zstandard
 
-from imaging_ingestion.brokers.group_commit import Groups, NotAcceptedError
+from imaging_ingestion.brokers.group_commit import Groups, ManifestFullError, NotAcceptedError
 from imaging_ingestion.dicom import failure_reason as reasons
 from imaging_ingestion.dicom.header import Header, HeaderTooLargeError, ScanError
 from imaging_ingestion.dicom.scan import HeaderScanner, ScanLimits
@@ -35,7 +35,13 @@ from imaging_ingestion.events.stored import (
     StoreOutcome,
     StoreResult,
 )
-from imaging_ingestion.intake.identity import SOP_INSTANCE_UID, Identity, identify
+from imaging_ingestion.intake.identity import (
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    Identity,
+    identify,
+    usable,
+)
 from imaging_ingestion.intake.refusal import IntakeRefused
 from imaging_ingestion.manifest.attributes import columns_of
 from imaging_ingestion.storage.object_name import arrivals, object_name
@@ -135,8 +141,10 @@ class Intake:
         traceparent: str | None,
     ) -> StoreOutcome:
         try:
+            columns = columns_of(header)
+            metadata = await self._compress(header.json)
             sealed = await writer.seal()
-        except OSError:
+        except BaseException:
             await writer.abort()
             raise
         name = object_name(
@@ -148,10 +156,11 @@ class Intake:
         )
         try:
             await self._publishing.take((sealed, name))
-        except OSError:
+        except BaseException:
+            # It may have got its name and not been durable under it.
+            await self._delete(name)
             await self._space.discard(sealed)
             raise
-        columns = columns_of(header)
         stored = StoredInstance(
             space=self._space.name,
             provider=provider,
@@ -166,12 +175,16 @@ class Intake:
             study=columns.study,
             series=columns.series,
             instance=columns.instance,
-            metadata_zstd=await self._compress(header.json),
+            metadata_zstd=metadata,
             conflict_policy=self.settings.conflict_policy,
             traceparent=traceparent,
         )
-        # If this fails nobody can tell whether it was accepted, so the object stays.
-        outcome = await self._broker.accept(stored)
+        try:
+            outcome = await self._broker.accept(stored)
+        except ManifestFullError:
+            await self._delete(name)
+            raise
+        # Any other error does not tell whether it was accepted, so the object stays.
         if outcome.garbage is not None:
             await self._delete(outcome.garbage)
         return outcome
@@ -220,7 +233,6 @@ class Reception:
         self._study_instance_uid = study_instance_uid
         self._traceparent = traceparent
         self._scanner = HeaderScanner(intake.settings.scan_limits)
-        self._received = 0  # bytes
         self._is_large = False  # holds one of the permits for large headers
         self._header: Header | None = None
         self._refusal: IntakeRefused | None = None
@@ -246,14 +258,14 @@ class Reception:
             raise RuntimeError("the reception is over: no bytes may follow finish or abort")
         if self._refusal is not None:
             return
-        self._received += len(data)
-        if self._received > LARGE_HEADER and not self._is_large:
-            await self._wait_for_permit()
         try:
             self._scanner.feed(data)
+            if self._scanner.held > LARGE_HEADER and not self._is_large:
+                await self._intake.large_headers.acquire()
+                self._is_large = True
             await self._writer.write(data)
         except (ScanError, OSError) as error:
-            self._refusal = _refusal(error)
+            self._refuse(error)
             await self._release()
 
     async def finish(self) -> Received:
@@ -266,7 +278,6 @@ class Reception:
         if self._over:
             raise RuntimeError("the reception is over: it can be finished once")
         self._over = True
-        identity: Identity | None = None
         stored = False
         try:
             header = self._scan_to_end()
@@ -280,7 +291,8 @@ class Reception:
             )
             return self._answer(identity, outcome)
         except (OSError, NotAcceptedError) as error:
-            raise self._logged(_refusal(error, identity)) from error
+            refusal = _refusal(error, identity.sop_class_uid, identity.sop_instance_uid)
+            raise self._logged(refusal) from error
         except IntakeRefused as error:
             self._logged(error)
             raise
@@ -316,13 +328,13 @@ class Reception:
             try:
                 self._header = self._scanner.finish()
             except ScanError as error:
-                self._refusal = _refusal(error)
+                self._refuse(error)
         return self._header if self._refusal is None else None
 
-    async def _wait_for_permit(self) -> None:
-        if not self._scanner.header_complete:
-            await self._intake.large_headers.acquire()
-            self._is_large = True
+    def _refuse(self, error: ScanError | OSError) -> None:
+        sop_class, sop_instance = map(self._scanner.peek, (SOP_CLASS_UID, SOP_INSTANCE_UID))
+        self._refusal = _refusal(error, usable(sop_class), usable(sop_instance))
+        self._scanner = HeaderScanner()  # what the other one holds is of no more use
 
     async def _release(self, *, abort: bool = True) -> None:
         if self._is_large:
@@ -343,20 +355,22 @@ class Reception:
 
 
 def _refusal(
-    error: ScanError | OSError | NotAcceptedError, identity: Identity | None = None
+    error: ScanError | OSError | NotAcceptedError,
+    sop_class_uid: str | None,
+    sop_instance_uid: str | None,
 ) -> IntakeRefused:
     """What the sender is told."""
     match error:
         case HeaderTooLargeError():
-            reason, message = reasons.OUT_OF_RESOURCES, error.reason
+            reason, message = reasons.HEADER_TOO_LARGE, error.reason
         case ScanError():
             reason, message = reasons.CANNOT_UNDERSTAND, error.reason
         case SpaceFullError():
             reason, message = reasons.OUT_OF_RESOURCES, "the storage space is full"
         case OSError():
             reason, message = reasons.PROCESSING_FAILURE, "the storage space failed"
+        case ManifestFullError():
+            reason, message = reasons.OUT_OF_RESOURCES, "the manifest's disk is full"
         case NotAcceptedError():
             reason, message = reasons.PROCESSING_FAILURE, "the instance could not be recorded"
-    if identity is None:
-        return IntakeRefused(reason, message)
-    return IntakeRefused(reason, message, identity.sop_class_uid, identity.sop_instance_uid)
+    return IntakeRefused(reason, message, sop_class_uid, sop_instance_uid)

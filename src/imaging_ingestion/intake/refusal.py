@@ -22,3 +22,9 @@ class IntakeRefused(Exception):  # noqa: N818 - an answer to the sender, not a f
         self.message = message
         self.sop_class_uid = sop_class_uid
         self.sop_instance_uid = sop_instance_uid
+
+    def plain(self) -> IntakeRefused:
+        """The same without the frames it came through, and so without what these hold."""
+        return IntakeRefused(
+            self.failure_reason, self.message, self.sop_class_uid, self.sop_instance_uid
+        )

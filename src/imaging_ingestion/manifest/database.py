@@ -7,7 +7,7 @@ SQLAlchemy Core `Connection`: it reads from top to bottom, and runs unchanged on
 - PostgreSQL: on asyncpg, through SQLAlchemy's greenlet bridge.
 - SQLite: in a thread. One thread owns the only connection that writes, so that a whole batch costs
   one hop and writers of one process never wait for the file lock; a few more threads read. (An
-  async driver would hop at every statement; see docs/decisions/sqlite-threads.md.)
+  async driver would hop at every statement; see docs/decisions/0001-sqlite-threads.md.)
 
 SQLite runs in WAL mode with synchronous=FULL: a committed transaction survives a power cut.
 """

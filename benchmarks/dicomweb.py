@@ -26,6 +26,7 @@ from servers import Server, orthanc, ours
 
 SEND_WINDOW = 1 << 20  # bytes handed to one sendmsg call
 IOV_MAX = 1000
+GROWTH_TURNS = 8
 
 
 class StowConnection:
@@ -172,20 +173,35 @@ def compare(count: int, connections: int, folder: Path) -> None:
 
 
 def growth(total: int, connections: int, folder: Path) -> None:
-    """Our rate by thousands, as the manifest grows to `total` instances (100 a series)."""
+    """Our rate with `total` instances (1,000 a study) beside that of an empty server.
+
+    The two are measured in turns, a thousand instances at a time, since the machine is not always
+    as fast as it was when the large one was empty.
+    """
     template = ct_template()
-    with ours(folder) as server:
-        rates = []
-        for thousand in range(total // 1000):
-            numbers = [(10 + thousand, n // 100, n) for n in range(1000)]
-            seconds = store_many(
-                server.base_url, template, numbers, connections=connections, per_request=20
-            )
-            rates.append(1000 / seconds)
-            print(f"{(thousand + 1) * 1000:8d} instances: {rates[-1]:7.1f}/s", flush=True)
-        tenth = max(1, len(rates) // 10)
-        early, late = statistics.median(rates[:tenth]), statistics.median(rates[-tenth:])
-        print(f"first tenth {early:.1f}/s, last tenth {late:.1f}/s, ratio {late / early:.3f}")
+
+    def thousand(server: Server, study: int) -> float:
+        numbers = [(study, n // 100, n) for n in range(1000)]
+        seconds = store_many(
+            server.base_url, template, numbers, connections=connections, per_request=20
+        )
+        return 1000 / seconds
+
+    with ours(folder / "large") as large, ours(folder / "empty") as empty:
+        for number in range(total // 1000):
+            rate = thousand(large, 10 + number)
+            if number % 10 == 9:
+                print(f"{(number + 1) * 1000:8d} instances: {rate:7.1f}/s", flush=True)
+        rates: dict[str, list[float]] = {"empty": [], "large": []}
+        for turn in range(GROWTH_TURNS):
+            rates["empty"].append(thousand(empty, 10 + turn))
+            rates["large"].append(thousand(large, 10 + total // 1000 + turn))
+        for name, found in rates.items():
+            print(f"{name:6}" + "".join(f"{rate:8.1f}" for rate in found))
+        medians = {name: statistics.median(found) for name, found in rates.items()}
+        ratio = medians["large"] / medians["empty"]
+        print(f"medians: empty {medians['empty']:.1f}/s, with {total} {medians['large']:.1f}/s")
+        print(f"ratio {ratio:.3f}")
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 import pydicom
-from corpus import CT_NAME, shared_dicom
 
+from corpus import CT_NAME, shared_dicom
 from imaging_ingestion.dicom.scan import HeaderScanner
 from imaging_ingestion.manifest.attributes import columns_of
 

@@ -81,7 +81,11 @@ class Sender(threading.Thread):
                 "POST", "/dicom-web/studies", body, headers={"Content-Type": content_type}
             )
             answer = connection.getresponse()
-            stored = json.loads(answer.read())
+            text = answer.read()
+            if answer.status == 503:  # it has been started again and is not ready yet
+                self._stopping.wait(0.02)
+                return
+            stored = json.loads(text)
             for item in stored["00081199"]["Value"]:
                 sop = item["00081155"]["Value"][0]
                 self.acknowledged[sop] = batch[sop]

@@ -9,7 +9,12 @@ from imaging_ingestion.dimse.rejection import describe_rejection, is_transient
 
 
 class AssociationError(Exception):
-    """The association is not there, or not any more; the message says why."""
+    """The association is not there, or not any more; the message says why.
+
+    `is_transient`: the same may well succeed later.
+    """
+
+    is_transient = True
 
 
 class NotConnectedError(AssociationError):
@@ -17,7 +22,7 @@ class NotConnectedError(AssociationError):
 
 
 class AssociationRejectedError(AssociationError):
-    """The peer answered A-ASSOCIATE-RJ. `is_transient`: the same may be accepted later."""
+    """The peer answered A-ASSOCIATE-RJ, for good or for now: see `is_transient`."""
 
     def __init__(self, reject: AssociateReject) -> None:
         super().__init__(describe_rejection(reject))
@@ -29,15 +34,15 @@ class AssociationAbortedError(AssociationError):
     """The association ended in the middle: by the peer, by us, or with its connection."""
 
     @classmethod
-    def of(cls, aborted: Aborted) -> AssociationAbortedError:
-        """What the upper layer told."""
+    def of(cls, aborted: Aborted, why: str | None = None) -> AssociationAbortedError:
+        """What the upper layer told; `why`: what the link told."""
         match aborted.origin:
             case AbortOrigin.PEER:
                 return cls(f"aborted {describe_abort(aborted.source, aborted.reason)} of the peer")
             case AbortOrigin.LOCAL:
                 return cls(f"the peer broke the protocol: {aborted.error}")
             case AbortOrigin.CONNECTION:
-                return cls("the connection was lost")
+                return cls(f"the connection was lost: {why}" if why else "the connection was lost")
 
 
 class AssociationReleasedError(AssociationError):

@@ -7,11 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Protocol
 
-from imaging_ingestion.association.error import (
-    AssociationError,
-    AssociationReleasedError,
-    DataSetTooLongError,
-)
+from imaging_ingestion.association.error import AssociationError, DataSetTooLongError
 from imaging_ingestion.dimse.command import Request, Response
 from imaging_ingestion.dimse.negotiation import AcceptedContext
 from imaging_ingestion.dimse.pdu import Buffer
@@ -20,31 +16,28 @@ from imaging_ingestion.dimse.status import StatusKind, kind_of
 if TYPE_CHECKING:
     from imaging_ingestion.association.association import Association
 
-__all__ = ["DataSetStream", "DataSetTooLongError", "IncomingRequest", "Service"]
-
 
 class DataSetStream:
     """The fragments of one data set between the connection and whoever reads it.
 
-    `on_read` is told how many bytes are waiting no longer, so that the connection can go on.
+    `on_held` is told how many bytes more, or less, are waiting, so that the peer can wait, too.
     """
 
-    def __init__(self, on_read: Callable[[int], None]) -> None:
-        self._on_read = on_read
+    def __init__(self, on_held: Callable[[int], None]) -> None:
+        self._on_held = on_held
         self._waiting: deque[memoryview] = deque()
         self._arrived = asyncio.Event()
         self._complete = False
         self._unwanted = False
         self._error: AssociationError | None = None
 
-    def feed(self, data: memoryview, *, is_last: bool) -> int:
-        """The next bytes; how many of them are waiting now."""
+    def feed(self, data: memoryview, *, is_last: bool) -> None:
+        """The next bytes."""
+        if data and not self._unwanted:
+            self._waiting.append(data)
+            self._on_held(len(data))
         self._complete = is_last
         self._arrived.set()
-        if self._unwanted or not data:
-            return 0
-        self._waiting.append(data)
-        return len(data)
 
     def fail(self, error: AssociationError) -> None:
         """No more will come."""
@@ -54,10 +47,11 @@ class DataSetStream:
 
     async def pieces(self) -> AsyncIterator[memoryview]:
         """The bytes, as they come. Raises AssociationError if the end does not come."""
+        waiting = self._waiting
         while True:
-            while self._waiting:
-                data = self._waiting.popleft()
-                self._on_read(len(data))
+            while waiting:
+                data = waiting.popleft()
+                self._on_held(-len(data))
                 yield data
             if self._complete:
                 return
@@ -98,7 +92,8 @@ class IncomingRequest:
     async def data_set(self) -> AsyncIterator[memoryview]:
         """The data set's bytes, as they come; nothing if there is none.
 
-        Raises AssociationError if the association ends in the middle.
+        The views hold as long as they are kept. Raises AssociationError if the association ends in
+        the middle.
         """
         if self._stream is not None:
             async for piece in self._stream.pieces():
@@ -121,13 +116,11 @@ class IncomingRequest:
         """
         if self.is_answered:
             raise RuntimeError("the request is answered: nothing may follow a final response")
-        if not self.association.is_open:
-            raise AssociationReleasedError("the association has ended")
-        if kind_of(response.status) is not StatusKind.PENDING:
-            if self._stream is not None:
-                await self._stream.skip()
-            self.is_answered = True
-        await self.association.send_response(self, response, data_set)
+        is_final = kind_of(response.status) is not StatusKind.PENDING
+        if is_final and self._stream is not None:
+            await self._stream.skip()
+        await self.association.send_response(self.context.context_id, response, data_set)
+        self.is_answered = is_final
 
 
 class Service(Protocol):

@@ -1,45 +1,48 @@
 """Accepts associations: whom, what and how many; and ends them in good order.
 
-A connection costs little until it has asked for an association, and it has to ask within the ARTIM
+A connection costs little until it has an association, and it has to ask for one within the ARTIM
 time. Beyond `max_associations` a request is answered by A-ASSOCIATE-RJ (transient, local limit
-exceeded); beyond `max_connections` a connection is closed before anything is read.
+exceeded). Beyond `max_waiting` connections without an association the one that has waited longest
+is closed: so a flood of them shuts nobody out who comes with a request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
-from imaging_ingestion.association.association import Association, AssociationLimits
+from imaging_ingestion.association.association import Association
+from imaging_ingestion.association.caller import Caller
 from imaging_ingestion.association.incoming import Service
-from imaging_ingestion.association.tcp import TcpLink
+from imaging_ingestion.association.limits import AssociationLimits
+from imaging_ingestion.association.performing import Services
+from imaging_ingestion.association.tcp import TcpLink, listening_sockets, reason
+from imaging_ingestion.association.tls import TlsContexts, TlsError
 from imaging_ingestion.association.wire import Wire
 from imaging_ingestion.dimse.acceptor import (
+    Acceptance,
     AcceptorPolicy,
     IdentityVerdict,
     identity_to_verify,
     negotiate,
 )
-from imaging_ingestion.dimse.error import AssociationOverError
-from imaging_ingestion.dimse.event import (
-    Aborted,
-    AssociateRequested,
-    ConnectionClosed,
-    Event,
-)
 from imaging_ingestion.dimse.pdu import AssociateReject, AssociateRequest
 from imaging_ingestion.dimse.pdu_items import UserIdentity
-from imaging_ingestion.dimse.rejection import TEMPORARY_CONGESTION, describe_rejection
-from imaging_ingestion.dimse.upper_layer import Role
+from imaging_ingestion.dimse.rejection import TEMPORARY_CONGESTION
 
 log = structlog.get_logger(__name__)
 
-BACKLOG: Final = 2048
+#: Seconds without a request after which an association is idle, when we stop.
+PAUSE: Final = 0.5
+#: Seconds that a peer has to close the connection after the A-ABORT of a listener that stops.
+PARTING: Final = 1.0
+#: Seconds to wait where the kernel has no descriptors or memory for one more connection.
+_SHORTAGE: Final = 0.1
 
 #: Judges a user identity; may wait.
 Verifier = Callable[[UserIdentity], Awaitable[IdentityVerdict]]
@@ -47,178 +50,207 @@ Verifier = Callable[[UserIdentity], Awaitable[IdentityVerdict]]
 
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """How many and how long. `artim` and `grace` are in seconds."""
+    """How many and how long. `artim` and `grace` are in seconds.
+
+    `artim` bounds a TLS handshake and the verification of a user identity, too. `grace` is how long
+    associations in use may go on when the listener stops.
+    """
 
     max_associations: int = 200
-    max_connections: int = 1000
+    max_waiting: int = 200
     artim: float = 30.0
     grace: float = 20.0
     limits: AssociationLimits = field(default_factory=AssociationLimits)
 
 
 class Listener:
-    """One application entity that others call. `services` are by abstract syntax."""
+    """One application entity that others call."""
 
     def __init__(
         self,
         policy: AcceptorPolicy,
-        services: Mapping[str, Service],
+        services: Services | Mapping[str, Service],
         settings: ListenerSettings | None = None,
         *,
         verify: Verifier | None = None,
     ) -> None:
+        """`services` are by abstract syntax; `verify` judges the identities the policy names."""
+        self.settings = settings or ListenerSettings()
         self._policy = policy
-        self._services = services
-        self._settings = settings or ListenerSettings()
+        self._services = services if isinstance(services, Services) else Services(services)
         self._verify = verify
-        self._servers: list[asyncio.Server] = []
-        self._connections: set[_Connection] = set()
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Without an association, in the order they came, or theirs ended; and how to end them.
+        self._waiting: dict[Caller, Callable[[str], None]] = {}
+        self._associated: set[Caller] = set()
         self._gone = asyncio.Event()
-        self._stopping = False
+        self._is_stopping = False
 
     @property
     def associations(self) -> int:
         """How many there are now."""
-        return sum(connection.association is not None for connection in self._connections)
+        return len(self._associated)
 
-    async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
-        """Listen on one more address; its port (`port` 0 takes a free one). Raises OSError."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            self.make_link, host, port, ssl=tls, backlog=BACKLOG, reuse_address=True
-        )
-        self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
+    async def listen(
+        self, host: str, port: int, *, tls: TlsContexts | None = None, reuse_port: bool = False
+    ) -> int:
+        """Listen on one more address; its port (`port` 0 takes a free one). Raises OSError.
 
-    def make_link(self) -> TcpLink:
-        """What serves one more connection."""
-        connection = _Connection(self, self._settings)
-        return connection.link
+        `reuse_port`: other processes may listen on it, too.
+        """
+        sockets = await listening_sockets(host, port, reuse_port=reuse_port)
+        self._sockets += sockets
+        for listening in sockets:
+            self._begin(self._accept(listening, tls))
+        return int(sockets[0].getsockname()[1])
+
+    def accept(self) -> Wire:
+        """A connection of another kind than TCP: call `made`, `receive` and `lost` of the wire."""
+        caller = Caller(self)
+        self._came(caller, caller.end)
+        return caller.wire
 
     async def stop(self) -> None:
-        """Accept nothing more; let running operations end, `grace` seconds at most; then abort."""
-        self._stopping = True
-        for server in self._servers:
-            server.close()
-        for connection in list(self._connections):
-            if connection.association is None:
-                connection.link.abort()
+        """End in good order: reject what is new, let what is under way end, then abort.
+
+        An association in use goes on until it is released, or idle for a moment, or for `grace`
+        seconds. Until then requests for others are rejected (transient, temporary congestion).
+        """
+        self._is_stopping = True
         try:
-            async with asyncio.timeout(self._settings.grace):
-                for connection in list(self._connections):
-                    await connection.idle()
+            async with asyncio.timeout(self.settings.grace), asyncio.TaskGroup() as group:
+                for association in self._open():
+                    group.create_task(association.drained(PAUSE))
         except TimeoutError:
             log.warning("dimse.stopped_in_the_middle", associations=self.associations)
-        for connection in list(self._connections):
-            if connection.association is not None:
-                await connection.association.abort()
-            connection.link.abort()
-        while self._connections:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for listening in self._sockets:
+            listening.close()
+        self._sockets.clear()
+        # The first word is A-ABORT; to peers that do not close then, there is no second.
+        for parting in (PARTING, None):
+            for caller in [*self._associated, *self._waiting]:
+                caller.end("the listener stops")
+            try:
+                async with asyncio.timeout(parting):
+                    await self._all_gone()
+            except TimeoutError:
+                continue
+
+    # ---- for its callers
+
+    async def decide(self, request: AssociateRequest, peer: str) -> Acceptance | AssociateReject:
+        """The answer to a request for an association."""
+        verdict = None
+        identity = identity_to_verify(request, self._policy)
+        if identity is not None:
+            verdict = await self._judge(identity, peer)
+        if self._is_stopping:
+            return TEMPORARY_CONGESTION
+        at_limit = self.associations >= self.settings.max_associations
+        return negotiate(request, self._policy, at_limit=at_limit, identity=verdict)
+
+    def associate(self, caller: Caller, acceptance: Acceptance) -> Association:
+        """The association that was accepted; it takes over the caller's wire."""
+        self._waiting.pop(caller, None)
+        self._associated.add(caller)
+        return Association(caller.wire, acceptance.agreement, self._services, self.settings.limits)
+
+    def released(self, caller: Caller) -> None:
+        """Its association has ended; the peer may not have closed the connection yet."""
+        self._associated.discard(caller)
+        if caller.wire.is_open:
+            self._came(caller, caller.end)
+
+    def went(self, caller: Caller) -> None:
+        """Its connection has ended, and all that was under way on it."""
+        self._waiting.pop(caller, None)
+        self._associated.discard(caller)
+        self._gone.set()
+
+    # ---- its own
+
+    async def _all_gone(self) -> None:
+        while self._associated or self._waiting:
             self._gone.clear()
             await self._gone.wait()
 
-    # ---- for its connections
+    def _open(self) -> list[Association]:
+        return [caller.association for caller in self._associated if caller.association is not None]
 
-    def came(self, connection: _Connection) -> None:
-        """One more connection."""
-        if self._stopping or len(self._connections) >= self._settings.max_connections:
-            connection.link.abort()
-            return
-        self._connections.add(connection)
+    async def _judge(self, identity: UserIdentity, peer: str) -> IdentityVerdict:
+        if self._verify is not None:
+            try:
+                async with asyncio.timeout(self.settings.artim):
+                    return await self._verify(identity)
+            except TimeoutError:
+                log.warning("dimse.identity_not_verified_in_time", peer=peer)
+        return IdentityVerdict(accepted=False)
 
-    def went(self, connection: _Connection) -> None:
-        """One less."""
-        self._connections.discard(connection)
-        self._gone.set()
+    def _came(self, caller: Caller, end: Callable[[str], None]) -> None:
+        """One more without an association."""
+        self._waiting[caller] = end
+        if len(self._waiting) > self.settings.max_waiting:
+            oldest, end_oldest = next(iter(self._waiting.items()))
+            del self._waiting[oldest]
+            log.warning("dimse.crowded_out", waiting=len(self._waiting))
+            end_oldest("crowded out")
 
-    async def decide(self, connection: _Connection, request: AssociateRequest) -> None:
-        """Answer a request for an association."""
-        wire = connection.link.wire
-        peer = connection.link.peer
-        verdict = None
-        identity = identity_to_verify(request, self._policy)
-        if identity is not None and self._verify is not None:
-            verdict = await self._verify(identity)
-        elif identity is not None:
-            verdict = IdentityVerdict(accepted=False)
-        decision = negotiate(
-            request,
-            self._policy,
-            at_limit=self.associations >= self._settings.max_associations,
-            identity=verdict,
-        )
-        if self._stopping:
-            decision = TEMPORARY_CONGESTION
-        titles = {"peer": peer, "calling": request.calling_ae_title}
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                log.error("dimse.listener_failed", exc_info=task.exception())
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _accept(self, listening: socket.socket, tls: TlsContexts | None) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except OSError as error:
+                # The connection has gone already, or there is no room for it (EMFILE).
+                log.warning("dimse.not_accepted", error=str(error))
+                await asyncio.sleep(_SHORTAGE)
+                continue
+            caller = Caller(self)
+            peer = f"{address[0]}:{address[1]}"
+            opening = self._begin(self._open_link(caller, connection, peer, tls))
+
+            def end(why: str, caller: Caller = caller, opening: Any = opening) -> None:
+                opening.cancel()
+                caller.end(why)
+
+            self._came(caller, end)
+
+    async def _open_link(
+        self, caller: Caller, connection: socket.socket, peer: str, tls: TlsContexts | None
+    ) -> None:
+        """Make a connection a link, after the TLS handshake where there is TLS."""
+        loop = asyncio.get_running_loop()
         try:
-            if isinstance(decision, AssociateReject):
-                log.warning(
-                    "dimse.rejected",
-                    **titles,
-                    called=request.called_ae_title,
-                    why=describe_rejection(decision),
+            if tls is None:
+                await loop.connect_accepted_socket(lambda: TcpLink(caller.wire), connection)
+            else:
+                await loop.connect_accepted_socket(
+                    lambda: TcpLink(caller.wire),
+                    connection,
+                    ssl=await tls.current(),
+                    ssl_handshake_timeout=self.settings.artim,
+                    ssl_shutdown_timeout=self.settings.artim,
                 )
-                wire.send(decision)
-                return
-            # Before anything else is read: what comes next belongs to the association.
-            connection.association = Association(
-                wire, decision.agreement, self._services, self._settings.limits
-            )
-            wire.send(decision.accept)
-            connection.link.resume_reading()
-        except AssociationOverError:
-            log.info("dimse.gone_before_the_answer", **titles)
-            return
-        log.debug("dimse.accepted", **titles, contexts=len(decision.agreement.contexts))
-        await connection.association.closed()
-        log.debug("dimse.ended", **titles, why=str(connection.association.end))
-
-
-class _Connection:
-    """One connection, before, during and after its association."""
-
-    def __init__(self, listener: Listener, settings: ListenerSettings) -> None:
-        self._listener = listener
-        self.association: Association | None = None
-        self._deciding: asyncio.Task[None] | None = None
-        self._is_lost = False
-        wire = Wire(Role.ACCEPTOR, artim=settings.artim)
-        wire.sink = self._event
-        self.link = TcpLink(wire, on_made=self._made, on_lost=self._lost)
-
-    async def idle(self) -> None:
-        """Wait until nothing is under way on it."""
-        if self.association is not None:
-            await self.association.quiet()
-
-    def _made(self, _link: TcpLink) -> None:
-        self._listener.came(self)
-
-    def _lost(self, _link: TcpLink) -> None:
-        self._is_lost = True
-        if self._deciding is None or self._deciding.done():
-            self._listener.went(self)
-        elif self.association is None:
-            self._deciding.cancel()
-
-    def _event(self, event: Event) -> None:
-        match event:
-            case AssociateRequested(request):
-                # Nothing may follow before the answer; what does is read after it.
-                self.link.pause_reading()
-                self._deciding = asyncio.create_task(self._listener.decide(self, request))
-                self._deciding.add_done_callback(self._decided)
-            case Aborted() | ConnectionClosed():
-                if isinstance(event, Aborted) and event.error is not None:
-                    log.warning("dimse.no_association", peer=self.link.peer, why=str(event.error))
-            case _:
-                raise AssertionError(f"{type(event).__name__} before there is an association")
-
-    def _decided(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            log.error("dimse.connection_failed", peer=self.link.peer, exc_info=task.exception())
-            self.link.abort()
-        if self._is_lost:
-            self._listener.went(self)
-        elif self.association is None:
-            self.link.resume_reading()  # to see it close
+        except (OSError, TimeoutError, TlsError) as error:
+            log.warning("dimse.no_connection", peer=peer, why=reason(error))
+        finally:
+            if not caller.wire.is_open:
+                connection.close()
+                self.went(caller)

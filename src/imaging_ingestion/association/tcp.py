@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+import ssl
+from collections.abc import Sequence
+from typing import cast
 
 from imaging_ingestion.association.wire import Wire
 from imaging_ingestion.dimse.pdu import Buffer
@@ -13,37 +14,24 @@ from imaging_ingestion.dimse.pdu import Buffer
 #: Bytes kept for a peer that reads slowly before writers wait, and until they go on.
 WRITE_HIGH = 1 << 20
 WRITE_LOW = 1 << 18
-
-#: Many a sender has Nagle's algorithm on: its data set waits for the acknowledgement of the command
-#: before it, which the kernel would delay by 40 ms. To ask for it at once has to be repeated; only
-#: what is not much can be what such a sender waits for.
-_TCP_QUICKACK: Final = getattr(socket, "TCP_QUICKACK", socket.TCP_NODELAY)
-_SMALL: Final = 1 << 16
+#: Connections that the kernel keeps for us.
+BACKLOG = 2048
 
 
 class TcpLink(asyncio.Protocol):
     """Drives a wire from asyncio's callbacks.
 
-    Received bytes are objects of their own, so views of them may be kept: the copy that costs is
-    made up for by the one the store would make otherwise (benchmarks/dimse.py).
+    Received bytes are objects of their own and never change, so whoever gets views of them may keep
+    these: the storage space writes them to the disk without another copy (benchmarks/dimse.py).
     """
 
-    def __init__(
-        self,
-        wire: Wire,
-        *,
-        on_made: Callable[[TcpLink], None] | None = None,
-        on_lost: Callable[[TcpLink], None] | None = None,
-    ) -> None:
-        self.wire = wire
+    def __init__(self, wire: Wire) -> None:
         self.peer = "?"
-        self._on_made = on_made
-        self._on_lost = on_lost
+        self._wire = wire
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._closing = False
-        self._socket: socket.socket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -51,33 +39,21 @@ class TcpLink(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-            # The event loop's object is slow to set options on; this one is never closed.
-            self._socket = socket.socket(fileno=connection.fileno())
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = transport.get_extra_info("peername")
         if address:
             self.peer = f"{address[0]}:{address[1]}"
-        if self._on_made is not None:
-            self._on_made(self)
-        if not self._closing:
-            self.wire.made(self)
+        self._wire.made(self)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._socket is not None and len(data) < _SMALL:
-            self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
-        self.wire.receive(data)
+        self._wire.receive(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._closing = True
         self._writable.set()
-        if self._socket is not None:
-            self._socket.detach()
-            self._socket = None
-        self.wire.lost()
-        if self._on_lost is not None:
-            self._on_lost(self)
+        self._wire.lost(None if exc is None else reason(exc))
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -92,6 +68,11 @@ class TcpLink(asyncio.Protocol):
         """See `Link.is_congested`."""
         return not self._writable.is_set()
 
+    @property
+    def unsent(self) -> int:
+        """See `Link.unsent`."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def write(self, buffers: Sequence[Buffer]) -> None:
         """See `Link.write`."""
         if buffers and not self._closing and self._transport is not None:
@@ -103,12 +84,12 @@ class TcpLink(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """See `Link.pause_reading`."""
-        if not self._closing and self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """See `Link.resume_reading`."""
-        if not self._closing and self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -122,3 +103,43 @@ class TcpLink(asyncio.Protocol):
         self._closing = True
         if self._transport is not None:
             self._transport.abort()
+
+
+def reason(error: Exception) -> str:
+    """Why there is no connection, or no more, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+async def listening_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Sockets that listen on every address of a host; `port` 0 takes one free port. OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind((address[0], port, *address[2:]))
+            listening.listen(BACKLOG)
+            port = port or listening.getsockname()[1]
+    except BaseException:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets

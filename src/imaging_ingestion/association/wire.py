@@ -11,6 +11,7 @@ from typing import Protocol
 
 from imaging_ingestion.dimse.event import Event
 from imaging_ingestion.dimse.pdu import Buffer
+from imaging_ingestion.dimse.pdu_reader import MAX_ASSOCIATE_LENGTH
 from imaging_ingestion.dimse.upper_layer import Primitive, Role, UpperLayer
 
 Sink = Callable[[Event], None]
@@ -26,6 +27,10 @@ class Link(Protocol):
     @property
     def is_congested(self) -> bool:
         """Whether a good deal of what was written is still kept."""
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of what was written are still kept."""
 
     def write(self, buffers: Sequence[Buffer]) -> None:
         """Send, in order; what cannot be sent at once is kept."""
@@ -49,14 +54,34 @@ class Link(Protocol):
 class Wire:
     """One upper layer on one link. `sink` takes its events, and may send in the middle of them."""
 
-    def __init__(self, role: Role, *, artim: float) -> None:
-        """`artim`: seconds of the ARTIM timer (PS3.8 9.1.5)."""
-        self.layer = UpperLayer(role)
+    def __init__(
+        self,
+        role: Role,
+        *,
+        artim: float,
+        max_associate_length: int = MAX_ASSOCIATE_LENGTH,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        """`artim`: seconds of the ARTIM timer (PS3.8 9.1.5); `max_associate_length` in bytes.
+
+        `on_lost` is told last of all that the link has ended.
+        """
+        self.layer = UpperLayer(role, max_associate_length=max_associate_length)
         self.sink: Sink = _ignore
+        #: Why the link was lost, where it told; for logs.
+        self.loss: str | None = None
         self._artim = artim
+        self._on_lost = on_lost
         self._artim_starts = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._link: Link | None = None
+        self._is_lost = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a link."""
+        return self._link is not None and not self._is_lost
 
     @property
     def link(self) -> Link:
@@ -76,16 +101,30 @@ class Wire:
             self.sink(event)
         self._settle()
 
-    def lost(self) -> None:
+    def lost(self, why: str | None = None) -> None:
         """The link ended, whoever ended it."""
+        self._is_lost = True
+        self.loss = why
         for event in self.layer.receive_eof():
             self.sink(event)
         self._settle()
+        if self._on_lost is not None:
+            self._on_lost()
 
     def send(self, primitive: Primitive) -> None:
         """Send something. Raises LocalProtocolError (AssociationOverError if it has ended)."""
         self.link.write(self.layer.send(primitive))
         self._settle()
+
+    def linger(self) -> None:
+        """Give the peer no longer than the ARTIM timer's time to end the link.
+
+        PS3.8 has the timer run in Sta2 and Sta13 only; but a peer must not be able to keep a
+        connection by never reading our last words, or by never confirming a release.
+        """
+        if self._lingering is None and not self._is_lost:
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(self._artim, self.link.abort)
 
     def _settle(self) -> None:
         """Write, keep the timer, close: what the upper layer wants after any call."""
@@ -95,14 +134,22 @@ class Wire:
             self.link.write(out)
         if layer.artim_starts != self._artim_starts or not layer.artim_running:
             self._artim_starts = layer.artim_starts
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            if layer.artim_running:
+            self._stop_timers(self._timer)
+            self._timer = None
+            if layer.artim_running and not self._is_lost:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(self._artim, self._artim_expired)
         if layer.must_close:
             self.link.close()
+            self.linger()
+        if self._is_lost:
+            self._stop_timers(self._timer, self._lingering)
+
+    @staticmethod
+    def _stop_timers(*timers: asyncio.TimerHandle | None) -> None:
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
 
     def _artim_expired(self) -> None:
         self._timer = None

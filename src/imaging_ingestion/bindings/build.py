@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from imaging_ingestion.bindings.fhir.binding import FhirBinding, mapping_settings
 from imaging_ingestion.bindings.http_target import Credentials, HttpTarget
@@ -15,8 +16,15 @@ from imaging_ingestion.bindings.stow import StowBinding
 from imaging_ingestion.events.broker import Handler, Subscription
 from imaging_ingestion.events.model import DICOM_AVAILABLE, STUDY_REVISION
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.resources.plan import FhirPlan, StowPlan
+from imaging_ingestion.resources.plan import BindingPlan, CStorePlan, FhirPlan, StowPlan
 from imaging_ingestion.storage.space import Space
+
+
+class Target(Protocol):
+    """What a binding keeps open."""
+
+    async def close(self) -> None:
+        """Let go of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +33,34 @@ class Binding:
 
     subscription: Subscription
     handler: Handler
-    target: HttpTarget
+    target: Target
 
 
 def build_binding(
-    plan: StowPlan | FhirPlan,
+    plan: BindingPlan,
     selector: Selector,
     database: Database,
     spaces: Mapping[str, Space],
     base_url: str,
 ) -> Binding:
     """Build a binding; `base_url` is this server's root. Raises ValueError for a bad setting."""
+    target: Target
     if isinstance(plan, StowPlan):
         event_type = DICOM_AVAILABLE
-        target = _target(plan, None, None)
+        target = http = _http_target(plan, None, None)
         endpoint = _absolute(plan.endpoint, base_url)
-        handler: Handler = StowBinding(endpoint, target, database, spaces).deliver
+        handler: Handler = StowBinding(endpoint, http, database, spaces).deliver
+    elif isinstance(plan, CStorePlan):
+        from imaging_ingestion.bindings.build_cstore import build_cstore
+
+        event_type = DICOM_AVAILABLE
+        target, handler = build_cstore(plan, database, spaces)
     else:
         event_type = STUDY_REVISION
         password = plan.password.get_secret_value() if plan.password else None
-        target = _target(plan, plan.username, password)
+        target = http = _http_target(plan, plan.username, password)
         handler = FhirBinding(
-            target,
+            http,
             database,
             endpoint=plan.endpoint and _absolute(plan.endpoint, base_url),
             imaging_study_endpoint=plan.imaging_study_endpoint
@@ -62,7 +76,9 @@ def build_binding(
     return Binding(subscription, handler, target)
 
 
-def _target(plan: StowPlan | FhirPlan, username: str | None, password: str | None) -> HttpTarget:
+def _http_target(
+    plan: StowPlan | FhirPlan, username: str | None, password: str | None
+) -> HttpTarget:
     token = plan.token.get_secret_value() if plan.token else None
     return HttpTarget(Credentials(token, username, password), connections=plan.concurrency)
 

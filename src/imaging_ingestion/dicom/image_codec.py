@@ -178,7 +178,7 @@ def _options(form: PixelFormat) -> dict[str, Any]:
         "bits_allocated": form.bits_allocated,
         "bits_stored": form.bits_stored,
         "pixel_representation": int(form.is_signed),
-        "planar_configuration": form.planar_configuration,
+        "planar_configuration": 0,  # codecs put samples so, whatever the header says; RLE tells
     }
 
 
@@ -243,15 +243,14 @@ def encode_frame(transfer_syntax_uid: str, frame: bytes, form: PixelFormat) -> b
         raise CodecError("subsampled pixels are not compressed here")
     from pydicom.pixels.encoders.base import get_encoder
 
-    options = _options(form) | {"planar_configuration": 0}
     if module == _OPENJPEG:
-        options["bits_stored"] = _precision(frame, form)
+        _check_bits_stored(frame, form)
     try:
         encoded = get_encoder(transfer_syntax_uid).encode(
             frame,
             encoding_plugin=_PLUGIN_OF_MODULE[module],
             number_of_frames=1,
-            **options,
+            **_options(form),
         )
     except Exception as error:  # codecs raise anything
         raise CodecError(f"a frame cannot be encoded: {_told(error)}") from error
@@ -261,19 +260,22 @@ def encode_frame(transfer_syntax_uid: str, frame: bytes, form: PixelFormat) -> b
     return codestream
 
 
-def _precision(frame: bytes, form: PixelFormat) -> int:
-    """Bits that hold every sample: Bits Stored, unless something lies in the bits above."""
+def _check_bits_stored(frame: bytes, form: PixelFormat) -> None:
+    """Raise CodecError if something lies in the bits above Bits Stored: an overlay, for one.
+
+    JPEG 2000 has one precision for all, and its readers would take these for pixels (PS3.5 8.2.4).
+    """
     import numpy as np
 
-    samples = np.frombuffer(
-        frame, dtype=f"<{'i' if form.is_signed else 'u'}{form.bits_allocated // 8}"
-    )
-    least = -(1 << form.bits_stored - 1) if form.is_signed else 0
-    most = (1 << form.bits_stored - form.is_signed) - 1
-    fits = least <= samples.min() and samples.max() <= most
-    return form.bits_stored if fits else form.bits_allocated
+    kind = "i" if form.is_signed else "u"
+    samples = np.frombuffer(frame, dtype=f"<{kind}{form.bits_allocated // 8}")
+    least = -(1 << (form.bits_stored - 1)) if form.is_signed else 0
+    most = (1 << (form.bits_stored - form.is_signed)) - 1
+    if samples.min() < least or samples.max() > most:
+        raise CodecError("bits above Bits Stored are in use, which this compression would mix in")
 
 
 def _told(error: Exception) -> str:
-    """What pydicom says of a plugin's failure, in one line."""
-    return " ".join(str(error).split())[-200:] or type(error).__name__
+    """The codec's word in what pydicom says, in one line."""
+    words = str(error).rpartition("plugins:")[2]
+    return " ".join(words.split())[:200] or type(error).__name__

@@ -8,39 +8,27 @@ RGB from the reversible and irreversible transforms of JPEG 2000): to convert it
 
 from __future__ import annotations
 
-import struct
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Final, TypeVar
+from collections.abc import Iterator
+from typing import BinaryIO, Final
 
-import msgspec
-
-from imaging_ingestion.dicom.byte_order import WordSwap, word_size
 from imaging_ingestion.dicom.dataset_convert import DataSetConverter
-from imaging_ingestion.dicom.dataset_scan import UNDEFINED, DatasetScanner, ScanLimits
-from imaging_ingestion.dicom.element_write import SEQUENCE_DELIMITATION, Edit, ElementWriter
-from imaging_ingestion.dicom.fragments import (
-    EncapsulatedPixels,
-    FramesError,
-    OffsetTable,
-    Reading,
-    UndividedFramesError,
-)
-from imaging_ingestion.dicom.frames import FrameBytes, ImagePixels, NativePixels, locate_frames
-from imaging_ingestion.dicom.header import PIXEL_DATA, BulkRange, Header, ScanError
+from imaging_ingestion.dicom.dataset_scan import DatasetScanner, ScanLimits
+from imaging_ingestion.dicom.fragments import FramesError
+from imaging_ingestion.dicom.header import Header, ScanError
 from imaging_ingestion.dicom.image_codec import (
+    JPEG_2000_LOSSLESS,
     CodecError,
-    PixelFormat,
-    by_pixel,
     can_decode,
     can_encode,
-    decode_frame,
-    encode_frame,
 )
+from imaging_ingestion.dicom.image_transcode import TranscodedImage, image_at
 from imaging_ingestion.dicom.reencode import Changes, Hole
 from imaging_ingestion.dicom.transfer_syntax import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
     RLE_LOSSLESS,
     encoding_of,
     is_encapsulated,
@@ -48,38 +36,46 @@ from imaging_ingestion.dicom.transfer_syntax import (
 
 _PIECE: Final = 1 << 20  # bytes
 _PIXELS: Final = "7FE00010"
-_SAMPLES_PER_PIXEL: Final = 0x00280002
-_PHOTOMETRIC_INTERPRETATION: Final = 0x00280004
-_PLANAR_CONFIGURATION: Final = 0x00280006
-_NUMBER_OF_FRAMES: Final = 0x00280008
-_ROWS: Final = 0x00280010
-_COLUMNS: Final = 0x00280011
-_BITS_ALLOCATED: Final = 0x00280100
-_BITS_STORED: Final = 0x00280101
-_PIXEL_REPRESENTATION: Final = 0x00280103
-_EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
-_EXTENDED_OFFSET_TABLE_LENGTHS: Final = 0x7FE00002
-_LONGEST_VALUE: Final = 0xFFFFFFFE  # bytes of an element of defined length
-
-T = TypeVar("T")
+#: Uncompressed, the most wanted first: every reader knows the first two.
+NATIVE: Final = (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+)
+#: Compressed losslessly, where a peer takes nothing else.
+_COMPRESSED: Final = (RLE_LOSSLESS, JPEG_2000_LOSSLESS)
 
 
 class TranscodeError(ValueError):
     """The data set cannot be brought into that transfer syntax; the message says why."""
 
 
+def targets(transfer_syntax_uid: str) -> tuple[str, ...]:
+    """What data sets of that transfer syntax can be brought into here, the best first."""
+    if transfer_syntax_uid not in NATIVE and not can_decode(transfer_syntax_uid):
+        return ()
+    possible = (*NATIVE, *(uid for uid in _COMPRESSED if can_encode(uid)))
+    return tuple(uid for uid in possible if uid != transfer_syntax_uid)
+
+
 def transcode(source: BinaryIO, source_uid: str, target: BinaryIO, target_uid: str) -> None:
-    """Write the data set in `source`, a file that can be sought, to `target`.
+    """Write the data set in `source` to `target`; both are files that can be sought.
 
     Raises TranscodeError, and OSError of the files.
     """
+    if target_uid not in targets(source_uid):
+        raise TranscodeError(f"no way leads from transfer syntax {source_uid} to {target_uid}")
     try:
         if is_encapsulated(source_uid) or source_uid == EXPLICIT_VR_LITTLE_ENDIAN:
             _transcode(source, source_uid, target, target_uid)
             return
         # One encoding to look at pixels in, so that their places are places in a file.
         with tempfile.TemporaryFile() as plain:
-            _convert(source, DataSetConverter(source_uid, EXPLICIT_VR_LITTLE_ENDIAN), plain)
+            source.seek(0)
+            for piece in _pieces(source, DataSetConverter(source_uid, EXPLICIT_VR_LITTLE_ENDIAN)):
+                assert not isinstance(piece, Hole)
+                plain.write(piece)
             _transcode(plain, EXPLICIT_VR_LITTLE_ENDIAN, target, target_uid)
     except (ScanError, FramesError, CodecError) as error:
         raise TranscodeError(str(error)) from error
@@ -87,23 +83,22 @@ def transcode(source: BinaryIO, source_uid: str, target: BinaryIO, target_uid: s
 
 def _transcode(source: BinaryIO, source_uid: str, target: BinaryIO, target_uid: str) -> None:
     header = _scan(source, source_uid)
-    images = {}
+    images: dict[str, TranscodedImage] = {}
     for path, value in header.bulk.items():
-        if value.encapsulated:
+        # Icons and the like may stay uncompressed in a compressed object (PS3.5 A.4).
+        if value.encapsulated or (path == _PIXELS and is_encapsulated(target_uid)):
             if not path.endswith(_PIXELS):
                 raise TranscodeError(f"({path}) is encapsulated, and no Pixel Data")
-            images[path] = _image(source, header, path, target_uid)
-        elif path == _PIXELS and is_encapsulated(target_uid):
-            images[path] = _image(source, header, path, target_uid)
-    changes = Changes({i.data_set: i.edits() for i in images.values()}, frozenset(images))
+            images[path] = image_at(source, header, path, target_uid)
+    changes = Changes(
+        {image.data_set: image.edits() for image in images.values()}, frozenset(images)
+    )
     converter = DataSetConverter(source_uid, target_uid, changes)
-    writer = ElementWriter(encoding_of(target_uid))
     source.seek(0)
     for piece in _pieces(source, converter):
         if isinstance(piece, Hole):
-            # The holes' frames are read from elsewhere in the same file.
-            at = source.tell()
-            images[piece.path].write(converter, writer, target)
+            at = source.tell()  # its frames are read from elsewhere in the same file
+            images[piece.path].write(converter, encoding_of(target_uid), target)
             source.seek(at)
         else:
             target.write(piece)
@@ -135,10 +130,3 @@ def _pieces(source: BinaryIO, converter: DataSetConverter) -> Iterator[bytes | m
     while data := source.read(_PIECE):
         yield from converter.feed(data)
     yield from converter.finish()
-
-
-def _convert(source: BinaryIO, converter: DataSetConverter, target: BinaryIO) -> None:
-    source.seek(0)
-    for piece in _pieces(source, converter):
-        assert not isinstance(piece, Hole)
-        target.write(piece)

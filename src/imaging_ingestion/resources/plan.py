@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +28,9 @@ DEFAULT_CORE = "core"
 DEFAULT_SPACE = "default"
 #: Deliveries at once where the resource leaves it open (0).
 DEFAULT_CONCURRENCY = 8
+#: How we call ourselves where nothing else is said, and the well-known port (PS3.8 9.1.1).
+DEFAULT_AE_TITLE = "INGESTION"
+DICOM_PORT = 104
 _POOL = 16
 _LARGEST_POOL = 1000
 
@@ -81,6 +84,20 @@ class StowPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CStorePlan:
+    """An instance binding to a C-STORE target. `tls` are the DIMSE_TLS_* keys."""
+
+    name: str
+    host: str
+    port: int
+    ae_title: str
+    calling_ae_title: str
+    tls: Mapping[str, SecretStr]
+    selector: str | None
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
 class FhirPlan:
     """A study binding to a FHIR R4 server."""
 
@@ -96,6 +113,9 @@ class FhirPlan:
     patient_id_system: str | None = None  # namespace URI of Patient IDs without issuer
 
 
+BindingPlan = StowPlan | CStorePlan | FhirPlan
+
+
 @dataclass(frozen=True, slots=True)
 class CorePlan:
     """A core with what belongs to it."""
@@ -104,7 +124,7 @@ class CorePlan:
     database: DatabasePlan
     revisioning_delay: timedelta
     spaces: Sequence[SpacePlan]
-    bindings: Sequence[StowPlan | FhirPlan]
+    bindings: Sequence[BindingPlan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +167,7 @@ class _Planner:
             self._problem("the site has no DicomwebIngestionService: one space is needed")
         plans = []
         for core, place in cores:
-            bindings: list[tuple[StowPlan | FhirPlan, str]] = [
+            bindings: list[tuple[BindingPlan, str]] = [
                 *instance_bindings.get(core.name, ()),
                 *study_bindings.get(core.name, ()),
             ]
@@ -198,7 +218,7 @@ class _Planner:
                 )
         return tuple(spaces.values())
 
-    def _check_names(self, bindings: Sequence[tuple[StowPlan | FhirPlan, str]]) -> None:
+    def _check_names(self, bindings: Sequence[tuple[BindingPlan, str]]) -> None:
         taken: dict[str, str] = {}
         for binding, place in bindings:
             if binding.name in taken:
@@ -317,16 +337,15 @@ class _Planner:
             self._problem(f"{place}: spec.bindingConfigName: a {where} with {what} was expected")
         return None
 
-    def _instance_binding(self, binding: DicomInstanceBinding, place: str) -> StowPlan | None:
+    def _instance_binding(
+        self, binding: DicomInstanceBinding, place: str
+    ) -> StowPlan | CStorePlan | None:
         settings = self._binding_settings(binding, place, ("STOW_ENDPOINT", "DIMSE_TARGET_HOST"))
         if settings is None:
             return None
-        if "STOW_ENDPOINT" not in settings:
-            self._problem(
-                f"{settings.place('DIMSE_TARGET_HOST')}: C-STORE bindings come in a later version; "
-                "STOW_ENDPOINT was expected"
-            )
-            return None
+        host = settings.text("DIMSE_TARGET_HOST")
+        if host is not None:
+            return self._cstore_plan(binding, settings, host)
         endpoint = settings.url("STOW_ENDPOINT")
         if endpoint is None:
             return None
@@ -336,6 +355,32 @@ class _Planner:
             settings.secret("STOW_AUTH_TOKEN"),
             settings.text("SELECTOR"),
             binding.spec.instanceBinding.concurrency or DEFAULT_CONCURRENCY,
+        )
+
+    def _cstore_plan(
+        self, binding: DicomInstanceBinding, settings: Settings, host: str
+    ) -> CStorePlan | None:
+        if settings.text("STOW_ENDPOINT") is not None:
+            self._problem(
+                f"{settings.place('DIMSE_TARGET_HOST')}: STOW_ENDPOINT is there, too; a binding "
+                "has one target"
+            )
+        titles = [
+            settings.ae_title(key, default)
+            for key, default in (("DIMSE_TARGET_AE", None), ("DIMSE_AE", DEFAULT_AE_TITLE))
+        ]
+        if None in titles:
+            return None
+        ae_title, calling_ae_title = map(str, titles)
+        return CStorePlan(
+            name=binding.name,
+            host=host,
+            port=settings.number("DIMSE_TARGET_PORT", DICOM_PORT, 65535),
+            ae_title=ae_title,
+            calling_ae_title=calling_ae_title,
+            tls=settings.secrets("DIMSE_TLS_"),
+            selector=settings.text("SELECTOR"),
+            concurrency=binding.spec.instanceBinding.concurrency or DEFAULT_CONCURRENCY,
         )
 
     def _study_binding(self, binding: DicomStudyBinding, place: str) -> FhirPlan | None:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from imaging_ingestion.dimse.error import EncodingError
+from imaging_ingestion.dimse.pdu import check_ae_title
 from imaging_ingestion.resources.models import ConfigMap, Secret
 from imaging_ingestion.resources.settings import SETTINGS
 from imaging_ingestion.resources.site_file import Site
@@ -64,6 +66,24 @@ class Settings:
         """A value nobody is to see."""
         value = self.text(key)
         return None if value is None else SecretStr(value)
+
+    def secrets(self, prefix: str) -> dict[str, SecretStr]:
+        """All values whose keys begin so."""
+        keys = (key for key in self._values if key.startswith(prefix))
+        return {key: value for key in keys if (value := self.secret(key)) is not None}
+
+    def ae_title(self, key: str, default: str | None) -> str | None:
+        """An AE title; without a default it is required."""
+        title = self.text(key) or default
+        try:
+            if title is not None:
+                check_ae_title(title)
+                return title
+        except EncodingError as error:
+            self._problem(f"{self.place(key)}: {error}")
+            return None
+        self._problem(f"{self.place(key)}: an AE title was expected")
+        return None
 
     def number(self, key: str, default: int, most: int) -> int:
         """A whole number from 1 to `most`."""

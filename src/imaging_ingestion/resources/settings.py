@@ -47,27 +47,64 @@ _OBJECT_STORE = tuple(
 _DIMSE_KEYS = tuple(
     Setting(f"DIMSE_{name}", reader, f"{what} {_LATER}", is_secret=secret)
     for name, reader, what, secret in (
-        ("AE", _DIMSE, "AE title of the service.", False),
         ("PORT", _DIMSE, "Port it listens on.", False),
         ("CONFIG_PATH", _DIMSE, "Folder of its presentation contexts.", False),
-        ("TARGET_AE", f"DimseProxy, {_INSTANCE_BINDING}", "AE title of the target.", False),
-        ("TARGET_HOST", f"DimseProxy, {_INSTANCE_BINDING}", "Host of the target.", False),
-        ("TARGET_PORT", f"DimseProxy, {_INSTANCE_BINDING}", "Port of the target.", False),
         ("NATS_URL", _DIMSE, "NATS server between the networks.", False),
         ("NATS_TLS_ENABLED", _DIMSE, "Whether it is spoken to over TLS.", False),
         ("NATS_SUBJECT_ROOT", _DIMSE, "First word of the subjects.", False),
         ("NATS_SUBJECT_CHANNEL", _DIMSE, "A or B, the other one than the peer's.", False),
         ("NATS_AUTH_TOKEN", _DIMSE, "Token of the NATS server.", True),
-        ("TLS_ENABLED", _DIMSE, "Whether DIMSE is spoken over TLS.", False),
-        ("TLS_KEYSTORE", _DIMSE, "File of certificate and key.", False),
-        ("TLS_KEYSTORE_TYPE", _DIMSE, "Its format.", False),
-        ("TLS_KEYSTORE_PASSWORD", _DIMSE, "Its password.", True),
-        ("TLS_TRUSTSTORE", _DIMSE, "File of the certificates that are trusted.", False),
-        ("TLS_TRUSTSTORE_TYPE", _DIMSE, "Its format.", False),
-        ("TLS_TRUSTSTORE_PASSWORD", _DIMSE, "Its password.", True),
-        ("TLS_PROTOCOL_VERSIONS", _DIMSE, "Versions of TLS that are spoken.", False),
-        ("TLS_CIPHER_SUITES", _DIMSE, "Cipher suites that are offered.", False),
     )
+)
+
+#: A binding reads them; what else has them is not run by this version.
+_DIMSE_TARGET_KEYS = (
+    Setting(
+        "DIMSE_TARGET_HOST",
+        f"{_INSTANCE_BINDING}, DimseProxy",
+        "Host of the C-STORE target.",
+        "this or `STOW_ENDPOINT` is required",
+    ),
+    Setting("DIMSE_TARGET_PORT", f"{_INSTANCE_BINDING}, DimseProxy", "Its port.", "`104`"),
+    Setting(
+        "DIMSE_TARGET_AE",
+        f"{_INSTANCE_BINDING}, DimseProxy",
+        "Its AE title.",
+        "required with a host",
+    ),
+    Setting(
+        "DIMSE_AE",
+        f"{_INSTANCE_BINDING}, {_DIMSE}",
+        "AE title by which we call, and are called.",
+        "`INGESTION`",
+    ),
+    *(
+        Setting(
+            f"DIMSE_TLS_{name}",
+            f"{_INSTANCE_BINDING}, {_DIMSE}",
+            meaning,
+            default,
+            is_secret=name.endswith("_PASSWORD"),
+        )
+        for name, meaning, default in (
+            ("ENABLED", "Whether DIMSE is spoken over TLS: `true` or `false`.", "`false`"),
+            ("KEYSTORE", "File of our certificate and its key, PEM or PKCS#12.", ""),
+            ("KEYSTORE_TYPE", "Its format.", "by its content"),
+            ("KEYSTORE_PASSWORD", "Its password.", ""),
+            ("KEY", "Ours: file of the key, where the key store has only the certificate.", ""),
+            (
+                "TRUSTSTORE",
+                "File of the certificates that are trusted.",
+                "those of the operating system",
+            ),
+            ("TRUSTSTORE_TYPE", "Its format.", "by its content"),
+            ("TRUSTSTORE_PASSWORD", "Its password.", ""),
+            ("PROTOCOL_VERSIONS", "Versions of TLS that are spoken.", "`TLSv1.2,TLSv1.3`"),
+            ("CIPHER_SUITES", "Cipher suites that are offered.", "those of BCP 195"),
+            ("VERIFY_PEER", "Ours: whether the peer's certificate has to be trusted.", "`true`"),
+            ("VERIFY_HOST", "Ours: whether it has to be for the host that is called.", "`true`"),
+        )
+    ),
 )
 
 SETTINGS: tuple[Setting, ...] = (
@@ -104,8 +141,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "STOW_ENDPOINT",
         _INSTANCE_BINDING,
-        "DICOMweb root of the target, or its `/studies`; a path is one of this server.",
-        "required",
+        "DICOMweb root of the STOW-RS target, or its `/studies`; a path is one of this server.",
+        "this or `DIMSE_TARGET_HOST` is required",
     ),
     Setting("STOW_AUTH_TOKEN", _INSTANCE_BINDING, "Bearer token.", is_secret=True),
     Setting(
@@ -141,6 +178,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Ours: namespace URI of Patient IDs that come without an issuer.",
     ),
     *_OBJECT_STORE,
+    *_DIMSE_TARGET_KEYS,
     *_DIMSE_KEYS,
     Setting("PROVIDER_NAME", _SERVICE, f"Of a single component: `providerName`. {_LATER}"),
     Setting("EVENT_SOURCE", _CORE, f"Source of CloudEvents. {_LATER}"),

@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from imaging_ingestion.resources.plan import (
     CorePlan,
+    CStorePlan,
     DatabasePlan,
     FhirPlan,
     SitePlan,
@@ -222,6 +223,46 @@ def test_what_is_named_and_not_there_is_told_with_the_field():
     )
 
 
+def test_a_c_store_binding_is_planned():
+    found = core_of(
+        core(),
+        service("any"),
+        binding("DicomInstanceBinding", "pacs", bindingConfigName="f"),
+        config_map(
+            "f",
+            DIMSE_TARGET_HOST="pacs.example",
+            DIMSE_TARGET_PORT="11112",
+            DIMSE_TARGET_AE="PACS",
+            DIMSE_AE="US",
+            DIMSE_TLS_ENABLED="true",
+            DIMSE_TLS_KEYSTORE_PASSWORD="hunter2",
+            SELECTOR="hospital.*",
+        ),
+    )
+    (pacs,) = found.bindings
+    assert isinstance(pacs, CStorePlan)
+    assert (pacs.name, pacs.host, pacs.port) == ("pacs", "pacs.example", 11112)
+    assert (pacs.ae_title, pacs.calling_ae_title) == ("PACS", "US")
+    assert (pacs.selector, pacs.concurrency) == ("hospital.*", 8)
+    assert {key: value.get_secret_value() for key, value in pacs.tls.items()} == {
+        "DIMSE_TLS_ENABLED": "true",
+        "DIMSE_TLS_KEYSTORE_PASSWORD": "hunter2",
+    }
+    assert "hunter2" not in repr(found)
+
+
+def test_a_c_store_binding_needs_no_more_than_host_and_title():
+    found = core_of(
+        core(),
+        service("any"),
+        binding("DicomInstanceBinding", "pacs", bindingConfigName="f"),
+        config_map("f", DIMSE_TARGET_HOST="pacs.example", DIMSE_TARGET_AE="PACS"),
+    )
+    (pacs,) = found.bindings
+    assert isinstance(pacs, CStorePlan)
+    assert (pacs.port, pacs.calling_ae_title, pacs.tls) == (104, "INGESTION", {})
+
+
 def test_an_empty_site_has_nothing_to_run():
     assert problems_of("") == ("the site has no DicomEventDrivenIngestion: one core is needed",)
     assert problems_of(core()) == ("the site has no DicomwebIngestionService: one space is needed",)
@@ -263,8 +304,36 @@ def test_kinds_of_later_versions_are_read_but_not_run(kind, spec):
                 binding("DicomInstanceBinding", "f", bindingConfigName="f"),
                 config_map("f", DIMSE_TARGET_HOST="x"),
             ],
-            "site.yaml, document 4 (ConfigMap f): data.DIMSE_TARGET_HOST: C-STORE bindings come in "
-            "a later version; STOW_ENDPOINT was expected",
+            "site.yaml, document 3 (DicomInstanceBinding f): DIMSE_TARGET_AE: an AE title was "
+            "expected",
+        ),
+        (
+            [
+                binding("DicomInstanceBinding", "f", bindingConfigName="f"),
+                config_map("f", DIMSE_TARGET_HOST="x", DIMSE_TARGET_AE="SEVENTEEN-LETTERS"),
+            ],
+            "site.yaml, document 4 (ConfigMap f): data.DIMSE_TARGET_AE: an AE title has 1 to 16 "
+            "characters of ASCII, without backslash or spaces at its ends",
+        ),
+        (
+            [
+                binding("DicomInstanceBinding", "f", bindingConfigName="f"),
+                config_map(
+                    "f", DIMSE_TARGET_HOST="x", DIMSE_TARGET_AE="PACS", DIMSE_TARGET_PORT="70000"
+                ),
+            ],
+            "site.yaml, document 4 (ConfigMap f): data.DIMSE_TARGET_PORT: a number from 1 to 65535 "
+            "was expected",
+        ),
+        (
+            [
+                binding("DicomInstanceBinding", "f", bindingConfigName="f"),
+                config_map(
+                    "f", DIMSE_TARGET_HOST="x", DIMSE_TARGET_AE="PACS", STOW_ENDPOINT="http://h/"
+                ),
+            ],
+            "site.yaml, document 4 (ConfigMap f): data.DIMSE_TARGET_HOST: STOW_ENDPOINT is there, "
+            "too; a binding has one target",
         ),
         (
             [

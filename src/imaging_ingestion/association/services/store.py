@@ -2,9 +2,16 @@
 
 The object that is stored is a Part 10 file: file meta information made from the command and the
 presentation context, and behind it the data set's bytes as they were received.
+
+An instance that is taken in with a remark (leading zeros in a UID, say) is answered by 0000H: none
+of the warnings of C-STORE says that, for nothing is coerced and nothing discarded.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+import structlog
 
 from imaging_ingestion.association.incoming import IncomingRequest
 from imaging_ingestion.dicom import failure_reason as reasons
@@ -14,10 +21,14 @@ from imaging_ingestion.dimse import status
 from imaging_ingestion.dimse.command import CStoreRequest, respond
 from imaging_ingestion.intake import Intake, IntakeRefused
 
-#: Characters of Error Comment (0000,0902), an LO.
-_COMMENT = 64
+log = structlog.get_logger(__name__)
+
+#: C-STORE has no status for an instance that is there already and is kept (0111H is N-CREATE's,
+#: PS3.7 9.1.1.1.9); ours is one that no sender tries again.
+KEPT_STATUS: Final = 0xC111
+
 #: Where the failure reason of STOW-RS is no status of C-STORE.
-_STATUS_OF = {reasons.TRANSFER_SYNTAX_NOT_SUPPORTED: 0xC122}
+_STATUS_OF: Final = {reasons.DUPLICATE_SOP_INSTANCE: KEPT_STATUS}
 
 
 class StoreService:
@@ -34,39 +45,31 @@ class StoreService:
         if not isinstance(command, CStoreRequest):
             await request.respond(respond(command, status.UNRECOGNIZED_OPERATION))
             return
+        code, comment = int(status.SUCCESS), None
         try:
-            sop_class, sop_instance = (
-                check_uid(command.affected_sop_class_uid).uid,
-                check_uid(command.affected_sop_instance_uid).uid,
-            )
-        except InvalidUidError as error:
-            comment = f"a UID of the command {error}"[:_COMMENT]
-            answer = respond(command, status.INVALID_SOP_INSTANCE, error_comment=comment)
-            await request.respond(answer)
-            return
-        try:
-            await self._store(request, sop_class, sop_instance)
+            await self._store(request, command)
         except IntakeRefused as refused:
             code = _STATUS_OF.get(refused.failure_reason, refused.failure_reason)
-            answer = respond(command, code, error_comment=refused.message[:_COMMENT])
-            await request.respond(answer)
-            return
-        await request.respond(respond(command, status.SUCCESS))
+            comment = refused.message
+        await request.respond(respond(command, code, error_comment=comment))
 
-    async def _store(self, request: IncomingRequest, sop_class: str, sop_instance: str) -> None:
+    async def _store(self, request: IncomingRequest, command: CStoreRequest) -> None:
         """Take the instance in. Raises IntakeRefused, AssociationError."""
         association = request.association
-        reception = self._intake.receive(
-            source=f"dimse:{association.agreement.calling_ae_title}@{association.peer}",
-            provider=self._provider,
-        )
+        source = f"dimse:{association.agreement.calling_ae_title}@{association.peer}"
+        reception = self._intake.receive(source=source, provider=self._provider)
         try:
-            meta = file_meta(sop_class, sop_instance, request.context.transfer_syntax)
+            meta = file_meta(
+                command.affected_sop_class_uid,
+                command.affected_sop_instance_uid,
+                request.context.transfer_syntax,
+            )
             await reception.write(meta)
             async for piece in request.data_set():
                 await reception.write(piece)
             found = reception.sop_instance_uid
-            if found is not None and found.rstrip("\0 ") != sop_instance:
+            if found is not None and not _is_same(found, command.affected_sop_instance_uid):
+                log.info("dimse.instance_is_another", source=source)
                 raise IntakeRefused(
                     reasons.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
                     "SOP Instance UID of command and data set differ",
@@ -74,3 +77,11 @@ class StoreService:
             await reception.finish()
         finally:
             await reception.abort()
+
+
+def _is_same(found: str, asked: str) -> bool:
+    """Whether the data set's UID is the command's; one that is no UID the intake will judge."""
+    try:
+        return check_uid(found).uid == asked
+    except InvalidUidError:
+        return True

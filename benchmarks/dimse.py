@@ -1,0 +1,167 @@
+"""C-STORE beside Orthanc, pynetdicom's and dcmtk's storescp, in one run on one machine.
+
+    python benchmarks/dimse.py                      # all four, 600 CT instances of 530 KB
+    python benchmarks/dimse.py --servers ours orthanc --associations 1 4
+
+Each is driven by the same raw client over 1, 4 and 16 associations (a thread each, no more than one
+instance under way on each), and by dcmtk's `storescu` as anybody would use it. We and Orthanc answer
+when object and index are synchronised to disk; the other two only write files. The client shares
+the cores with the server, so the CPU an instance costs is the truer figure. Rates are noisy; the
+ratios of one run are what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus import Template, ct_template
+from dimse_client import StoreClient
+from dimse_servers import Scp, Start, dcmtk, orthanc, ours, pynetdicom
+
+SERVERS: dict[str, Start] = {
+    "ours": ours,
+    "orthanc": orthanc,
+    "pynetdicom": pynetdicom,
+    "dcmtk": dcmtk,
+}
+WARM_UP = 20  # instances before the clock runs
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One run: instances a second, and milliseconds."""
+
+    rate: float
+    cpu: float
+    p50: float
+    p99: float
+
+
+def drive(scp: Scp, template: Template, study: int, count: int, associations: int) -> Figures:
+    """Store `count` instances over some associations."""
+    numbers = itertools.count()
+    lock = threading.Lock()
+    latencies: list[float] = []
+    failures: list[Exception] = []
+    clients = [StoreClient("127.0.0.1", scp.port) for _ in range(associations)]
+    for client in clients:
+        client.prepare(template)
+
+    def work(client: StoreClient) -> None:
+        try:
+            while not failures:
+                with lock:
+                    number = next(numbers)
+                if number >= count:
+                    break
+                began = time.perf_counter()
+                client.store(study, 1, number)
+                latencies.append(time.perf_counter() - began)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
+    cpu, began = scp.cpu_seconds(), time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - began
+    cpu = scp.cpu_seconds() - cpu
+    if failures:
+        raise SystemExit(f"{scp.name}: {failures[0]!r}")
+    for client in clients:
+        client.close()
+    quantiles = statistics.quantiles(latencies, n=100)
+    return Figures(count / elapsed, cpu / count * 1e3, quantiles[49] * 1e3, quantiles[98] * 1e3)
+
+
+def drive_storescu(scp: Scp, template: Template, study: int, count: int, folder: Path) -> Figures:
+    """Send a folder by dcmtk's storescu, over its one association."""
+    sent = folder / f"files-{study}"
+    sent.mkdir()
+    for number in range(count):
+        (sent / f"{number}.dcm").write_bytes(b"".join(template.instance(study, 1, number)))
+    command = ["storescu", "+sd", "-aec", "BENCH", "127.0.0.1", str(scp.port), str(sent)]
+    cpu, began = scp.cpu_seconds(), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    elapsed = time.perf_counter() - began
+    cpu = scp.cpu_seconds() - cpu
+    each = elapsed / count * 1e3
+    return Figures(count / elapsed, cpu / count * 1e3, each, each)
+
+
+def measure(
+    start: Start, template: Template, associations: list[int], count: int, repeat: int, few: int
+) -> dict[str, Figures]:
+    """One server's figures: of each way the run with the best rate."""
+    figures: dict[str, Figures] = {}
+    studies = itertools.count(1)
+    with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as scp:
+        drive(scp, template, next(studies), WARM_UP, 1)
+        for _ in range(repeat):
+            for number in associations:
+                found = drive(scp, template, next(studies), count, number)
+                label = f"{number} association{'s' if number > 1 else ''}"
+                if label not in figures or found.rate > figures[label].rate:
+                    figures[label] = found
+        if few:
+            figures["dcmtk storescu"] = drive_storescu(
+                scp, template, next(studies), few, Path(folder)
+            )
+        print(f"{scp.name}: {scp.rss_mib():.0f} MiB RSS at the end", flush=True)
+    return figures
+
+
+def report(results: dict[str, dict[str, Figures]]) -> None:
+    """Print all of it, and the others' figures as multiples of ours."""
+    print(f"\n{'':<18}{'':<16}{'rate /s':>9}{'CPU ms':>9}{'p50 ms':>9}{'p99 ms':>9}", end="")
+    print(f"{'our rate':>11}{'its CPU':>10}")
+    reference = results.get("ours", {})
+    for label in next(iter(results.values())):
+        for name, figures in results.items():
+            it, mine = figures[label], reference.get(label)
+            line = f"{label:<18}{name:<16}"
+            line += f"{it.rate:>9.0f}{it.cpu:>9.2f}{it.p50:>9.2f}{it.p99:>9.2f}"
+            if mine is not None and name != "ours":
+                line += f"{f'x {mine.rate / it.rate:.1f}':>11}{f'x {it.cpu / mine.cpu:.1f}':>10}"
+            print(line)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--associations", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--count", type=int, default=600, help="instances of each run")
+    parser.add_argument("--repeat", type=int, default=3, help="runs; the best counts")
+    parser.add_argument("--storescu", type=int, default=100, help="instances sent by storescu")
+    arguments = parser.parse_args()
+    template = ct_template()
+    print(f"{arguments.count} CT instances of {template.size / 1000:.0f} KB", flush=True)
+    results = {
+        name: measure(
+            SERVERS[name],
+            template,
+            arguments.associations,
+            arguments.count,
+            arguments.repeat,
+            arguments.storescu,
+        )
+        for name in arguments.servers
+    }
+    report(results)
+
+
+if __name__ == "__main__":
+    main()

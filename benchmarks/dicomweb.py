@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import statistics
 import tempfile
@@ -192,10 +193,15 @@ def growth(total: int, connections: int, folder: Path) -> None:
             rate = thousand(large, 10 + number)
             if number % 10 == 9:
                 print(f"{(number + 1) * 1000:8d} instances: {rate:7.1f}/s", flush=True)
+        os.sync()  # the disk is to be done with the large one's objects before the turns
         rates: dict[str, list[float]] = {"empty": [], "large": []}
+        cpu = {"empty": -empty.cpu_seconds(), "large": -large.cpu_seconds()}
         for turn in range(GROWTH_TURNS):
             rates["empty"].append(thousand(empty, 10 + turn))
             rates["large"].append(thousand(large, 10 + total // 1000 + turn))
+        for server, name in ((empty, "empty"), (large, "large")):
+            spent = (cpu[name] + server.cpu_seconds()) / GROWTH_TURNS
+            print(f"{name:6} CPU {spent:.3f} ms/instance")
         for name, found in rates.items():
             print(f"{name:6}" + "".join(f"{rate:8.1f}" for rate in found))
         medians = {name: statistics.median(found) for name, found in rates.items()}

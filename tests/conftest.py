@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from manifest_databases import (  # noqa: F401 - fixtures
     database,
     database_url,
@@ -15,6 +16,11 @@ from manifest_databases import (  # noqa: F401 - fixtures
     migrated_template,
     postgres_database_url,
 )
+
+# A change is judged by the same examples each time; whoever works on it tries others at every run.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

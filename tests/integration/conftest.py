@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
+from loops import pytest_asyncio_loop_factories  # noqa: F401 - a hook
 from search_site import search_site  # noqa: F401 - a fixture

@@ -218,6 +218,16 @@ class Association:
         await self._outbox.send(context_id, response, data_set)
         self._idle_since = self._loop.time()
 
+    @property
+    def _is_in_use(self) -> bool:
+        """Whether anybody waits for anything: for an answer that is never given nobody may."""
+        return bool(
+            len(self._performing)
+            or self._invoking.are_wanted
+            or self._reader.in_message
+            or self._outbox.is_busy
+        )
+
     # ---- sending
 
     def _ask_for_release(self) -> None:
@@ -288,6 +298,8 @@ class Association:
     def _command(self, event: CommandReceived) -> None:
         match event.command:
             case CCancelRequest(message_id_being_responded_to=message_id):
+                if event.has_data_set:
+                    raise UnexpectedParameterError("a C-CANCEL-RQ has no data set")
                 self._performing.cancel(message_id)
             case Response() as response:
                 self._invoking.response(response, has_data_set=event.has_data_set)
@@ -365,7 +377,7 @@ class Association:
         if is_waited_for and is_old and self._received < limits.least_progress:
             self.fail(PeerTimeoutError("the peer stopped in the middle of a message"))
             return
-        if not self.is_busy and self._loop.time() - self._idle_since > limits.idle:
+        if not self._is_in_use and self._loop.time() - self._idle_since > limits.idle:
             self.fail(PeerTimeoutError("the association was idle for too long"))
             return
         self._received = 0

@@ -81,13 +81,18 @@ async def connect(
         services or {},
         chosen,
     )
+    is_made = False
     try:
         async with asyncio.timeout(chosen.connect):
             await _open(asking.wire, host, port, chosen)
+        is_made = True
     except TimeoutError:
         raise NotConnectedError(f"{host}:{port} does not answer") from None
     except (OSError, ValueError) as error:
         raise NotConnectedError(f"{host}:{port}: {reason(error)}") from error
+    finally:
+        if not is_made and asking.wire.is_open:
+            asking.wire.link.abort()  # it was made in the moment that nobody waited any more
     return await asking.association()
 
 

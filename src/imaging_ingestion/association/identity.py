@@ -157,8 +157,11 @@ class _Passcode:
             try:
                 n, r, p, salt, digest = text.removeprefix(_PREFIX).split("$")
                 self._costs = int(n), int(r), int(p)
-                self._salt, self._digest = base64.b64decode(salt), base64.b64decode(digest)
-                _scrypt(b"", self._salt, self._costs)
+                self._salt, self._digest = (
+                    base64.b64decode(part, validate=True) for part in (salt, digest)
+                )
+                if len(self._digest) != len(_scrypt(b"", self._salt, self._costs)):
+                    raise ValueError("the digest has another length")
             except (ValueError, binascii.Error, MemoryError) as error:
                 raise IdentityConfigError("the hash of a passcode cannot be read") from error
 

@@ -39,8 +39,8 @@ class Invoked:
     def __init__(self, command: Request, on_held: Callable[[int], None]) -> None:
         self.command = command
         self.is_sent = False
+        self.is_abandoned = False
         self._on_held = on_held
-        self._is_abandoned = False
         self._answers: deque[Answer] = deque()
         self._arrived = asyncio.Event()
 
@@ -50,7 +50,7 @@ class Invoked:
 
     def put(self, answer: Answer) -> None:
         """A response came."""
-        if not self._is_abandoned:
+        if not self.is_abandoned:
             self._on_held(answer.size)
             self._answers.append(answer)
             self._arrived.set()
@@ -61,7 +61,7 @@ class Invoked:
 
     def abandon(self) -> None:
         """Nobody wants what else comes."""
-        self._is_abandoned = True
+        self.is_abandoned = True
         while self._answers:
             self._on_held(-self._answers.popleft().size)
 
@@ -96,6 +96,11 @@ class Invocations:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    @property
+    def are_wanted(self) -> bool:
+        """Whether anybody waits for one of them."""
+        return not all(invoked.is_abandoned for invoked in self._by_id.values())
 
     async def begin(self, request: Request) -> Invoked:
         """Wait until one more may be outstanding; the request with a Message ID of its own.

@@ -9,9 +9,11 @@ is closed: so a flood of them shuts nobody out who comes with a request.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -41,8 +43,12 @@ log = structlog.get_logger(__name__)
 PAUSE: Final = 0.5
 #: Seconds that a peer has to close the connection after the A-ABORT of a listener that stops.
 PARTING: Final = 1.0
-#: Seconds to wait where the kernel has no descriptors or memory for one more connection.
+#: What says that there are no descriptors or no memory for one more connection, and how many
+#: seconds to wait then.
+_SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _SHORTAGE: Final = 0.1
+#: Seconds in which a flood is told of once.
+_FLOOD: Final = 10.0
 
 #: Judges a user identity; may wait.
 Verifier = Callable[[UserIdentity], Awaitable[IdentityVerdict]]
@@ -86,6 +92,8 @@ class Listener:
         self._associated: set[Caller] = set()
         self._gone = asyncio.Event()
         self._is_stopping = False
+        self._crowded_out = 0  # since that was told
+        self._tell_again = 0.0
 
     @property
     def associations(self) -> int:
@@ -195,10 +203,20 @@ class Listener:
         """One more without an association."""
         self._waiting[caller] = end
         if len(self._waiting) > self.settings.max_waiting:
-            oldest, end_oldest = next(iter(self._waiting.items()))
-            del self._waiting[oldest]
-            log.warning("dimse.crowded_out", waiting=len(self._waiting))
-            end_oldest("crowded out")
+            self._crowd_out()
+
+    def _crowd_out(self) -> None:
+        """End the connection that has waited longest, if there is one."""
+        oldest, end_oldest = next(iter(self._waiting.items()), (None, None))
+        if oldest is None or end_oldest is None:
+            return
+        del self._waiting[oldest]
+        end_oldest("crowded out")
+        self._crowded_out += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._tell_again:
+            log.warning("dimse.crowded_out", connections=self._crowded_out)
+            self._crowded_out, self._tell_again = 0, now + _FLOOD
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -218,13 +236,15 @@ class Listener:
             try:
                 connection, address = await loop.sock_accept(listening)
             except OSError as error:
-                # The connection has gone already, or there is no room for it (EMFILE).
-                log.warning("dimse.not_accepted", error=str(error))
-                await asyncio.sleep(_SHORTAGE)
-                continue
+                if error.errno in _SHORTAGES:
+                    log.warning("dimse.not_accepted", error=str(error))
+                    self._crowd_out()
+                    await asyncio.sleep(_SHORTAGE)
+                continue  # or it has gone already
             caller = Caller(self)
             peer = f"{address[0]}:{address[1]}"
             opening = self._begin(self._open_link(caller, connection, peer, tls))
+            opening.add_done_callback(partial(self._opened, caller, connection))
 
             def end(why: str, caller: Caller = caller, opening: Any = opening) -> None:
                 opening.cancel()
@@ -250,7 +270,11 @@ class Listener:
                 )
         except (OSError, TimeoutError, TlsError) as error:
             log.warning("dimse.no_connection", peer=peer, why=reason(error))
-        finally:
-            if not caller.wire.is_open:
-                connection.close()
-                self.went(caller)
+
+    def _opened(
+        self, caller: Caller, connection: socket.socket, _opening: asyncio.Task[None]
+    ) -> None:
+        """It is a link now, or will never be one: cancelled, perhaps, before it began."""
+        if not caller.wire.was_made:
+            connection.close()
+            self.went(caller)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from imaging_ingestion.association.wire import Wire
 from imaging_ingestion.dimse.pdu import Buffer
@@ -16,6 +17,10 @@ WRITE_HIGH = 1 << 20
 WRITE_LOW = 1 << 18
 #: Connections that the kernel keeps for us.
 BACKLOG = 2048
+#: Many a sender (dcmtk's storescu) has Nagle's algorithm on: the end of what it writes waits until
+#: all before it is acknowledged, which the kernel may put off by 40 ms. That it does not has to be
+#: asked for anew each time (benchmarks/dimse.py).
+_TCP_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 
 class TcpLink(asyncio.Protocol):
@@ -32,6 +37,7 @@ class TcpLink(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._closing = False
+        self._socket: socket.socket | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
@@ -39,7 +45,9 @@ class TcpLink(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The event loop's own object is slow to set options on. This one never closes anything.
+            self._socket = socket.socket(fileno=connection.fileno())
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = transport.get_extra_info("peername")
         if address:
             self.peer = f"{address[0]}:{address[1]}"
@@ -47,12 +55,17 @@ class TcpLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self._socket is not None and _TCP_QUICKACK is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
         self._wire.receive(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._closing = True
         self._writable.set()
+        if self._socket is not None:
+            self._socket.detach()
+            self._socket = None
         self._wire.lost(None if exc is None else reason(exc))
 
     def pause_writing(self) -> None:
@@ -113,6 +126,8 @@ def reason(error: Exception) -> str:
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio's own words are "Connect call failed"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

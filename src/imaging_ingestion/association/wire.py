@@ -84,6 +84,11 @@ class Wire:
         return self._link is not None and not self._is_lost
 
     @property
+    def was_made(self) -> bool:
+        """Whether there has been a link, be it open or lost."""
+        return self._link is not None
+
+    @property
     def link(self) -> Link:
         """What carries it. There is one after `made`."""
         assert self._link is not None

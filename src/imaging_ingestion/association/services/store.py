@@ -3,8 +3,9 @@
 The object that is stored is a Part 10 file: file meta information made from the command and the
 presentation context, and behind it the data set's bytes as they were received.
 
-An instance that is taken in with a remark (leading zeros in a UID, say) is answered by 0000H: none
-of the warnings of C-STORE says that, for nothing is coerced and nothing discarded.
+An instance of another SOP class than its command says is stored and answered by B007H. One that
+is taken in with another remark (leading zeros in a UID, say) is answered by 0000H: none of the
+warnings of C-STORE says that, for nothing is coerced and nothing discarded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from imaging_ingestion.dicom.part10 import file_meta
 from imaging_ingestion.dicom.uid import InvalidUidError, check_uid
 from imaging_ingestion.dimse import status
 from imaging_ingestion.dimse.command import CStoreRequest, respond
-from imaging_ingestion.intake import Intake, IntakeRefused
+from imaging_ingestion.intake import Intake, IntakeRefused, Received
 
 log = structlog.get_logger(__name__)
 
@@ -45,15 +46,18 @@ class StoreService:
         if not isinstance(command, CStoreRequest):
             await request.respond(respond(command, status.UNRECOGNIZED_OPERATION))
             return
-        code, comment = int(status.SUCCESS), None
+        comment = None
         try:
-            await self._store(request, command)
+            received = await self._store(request, command)
+            code = int(status.SUCCESS)
+            if received.sop_class_uid != command.affected_sop_class_uid:
+                code = status.STORE_WARNING_DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         except IntakeRefused as refused:
             code = _STATUS_OF.get(refused.failure_reason, refused.failure_reason)
             comment = refused.message
         await request.respond(respond(command, code, error_comment=comment))
 
-    async def _store(self, request: IncomingRequest, command: CStoreRequest) -> None:
+    async def _store(self, request: IncomingRequest, command: CStoreRequest) -> Received:
         """Take the instance in. Raises IntakeRefused, AssociationError."""
         association = request.association
         source = f"dimse:{association.agreement.calling_ae_title}@{association.peer}"
@@ -74,7 +78,7 @@ class StoreService:
                     reasons.DATA_SET_DOES_NOT_MATCH_SOP_CLASS,
                     "SOP Instance UID of command and data set differ",
                 )
-            await reception.finish()
+            return await reception.finish()
         finally:
             await reception.abort()
 

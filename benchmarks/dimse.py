@@ -3,8 +3,8 @@
     python benchmarks/dimse.py                      # all four, 600 CT instances of 530 KB
     python benchmarks/dimse.py --servers ours orthanc --associations 1 4
 
-Each is driven by the same raw client over 1, 4 and 16 associations (a thread each, no more than one
-instance under way on each), and by dcmtk's `storescu` as anybody would use it. We and Orthanc answer
+Each is driven by the same raw client over 1, 4 and 16 associations (a thread each, at most one
+instance under way on each), and by dcmtk's `storescu` as anybody would use it. We and Orthanc say yes
 when object and index are synchronised to disk; the other two only write files. The client shares
 the cores with the server, so the CPU an instance costs is the truer figure. Rates are noisy; the
 ratios of one run are what counts.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpus import Template, ct_template
-from dimse_client import StoreClient
+from dimse_client import RefusedError, StoreClient
 from dimse_servers import Scp, Start, dcmtk, orthanc, ours, pynetdicom
 
 SERVERS: dict[str, Start] = {
@@ -65,7 +65,7 @@ def drive(scp: Scp, template: Template, study: int, count: int, associations: in
                 began = time.perf_counter()
                 client.store(study, 1, number)
                 latencies.append(time.perf_counter() - began)
-        except Exception as error:
+        except (RefusedError, OSError) as error:
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(client,)) for client in clients]

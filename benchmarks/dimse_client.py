@@ -1,7 +1,7 @@
 """A C-STORE SCU that costs next to nothing, so that a benchmark measures the server.
 
 The PDUs of one instance are laid out once; for each further instance only its UIDs and its Message
-ID are written over. TCP_NODELAY is on, what is received is acknowledged at once (a server that leaves
+ID are written over. TCP_NODELAY is on, what is received is acknowledged at once (a server that has
 Nagle's algorithm on waits 40 ms for that otherwise), and every response is read before the next
 request.
 """
@@ -13,7 +13,6 @@ import struct
 from collections.abc import Sequence
 
 from corpus import Template, uid
-
 from imaging_ingestion.dimse.command import CStoreRequest, CStoreResponse
 from imaging_ingestion.dimse.event import AssociateAccepted, Event, ReleaseConfirmed
 from imaging_ingestion.dimse.message import CommandReceived, MessageReader, MessageWriter
@@ -29,12 +28,12 @@ MARK = (999999, 9999, 9)  # study, series and instance of the template
 LONGEST_PDU = 131072
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """There is no association, or an instance was not stored."""
 
 
 class StoreClient:
-    """One association for CT images. Raises Refused, OSError."""
+    """One association for CT images. Raises RefusedError, OSError."""
 
     def __init__(self, host: str, port: int) -> None:
         self._socket = socket.create_connection((host, port), timeout=120)
@@ -51,12 +50,12 @@ class StoreClient:
         answer = self._receive()
         if not isinstance(answer, AssociateAccepted):
             self._socket.close()
-            raise Refused(str(answer))
+            raise RefusedError(str(answer))
         agreement = interpret(request, answer.accept)
         context = agreement.context_for(CT_IMAGE_STORAGE)
         if context is None:
             self._socket.close()
-            raise Refused("CT Image Storage is not accepted")
+            raise RefusedError("CT Image Storage is not accepted")
         self._context_id = context.context_id
         self._reader = MessageReader(agreement.contexts)
         longest = agreement.max_sent_pdu_length or LONGEST_PDU
@@ -108,7 +107,7 @@ class StoreClient:
         self._socket.sendall(message)
         answer = self._response()
         if answer.status or answer.message_id_being_responded_to != self._message_id:
-            raise Refused(f"{answer.status:04X}H {answer.error_comment}")
+            raise RefusedError(f"{answer.status:04X}H {answer.error_comment}")
 
     def close(self) -> None:
         """Release the association."""
@@ -116,13 +115,13 @@ class StoreClient:
         answer = self._receive()
         self._socket.close()
         if not isinstance(answer, ReleaseConfirmed):
-            raise Refused(str(answer))
+            raise RefusedError(str(answer))
 
     def _response(self) -> CStoreResponse:
         while True:
             part = self._receive()
             if not isinstance(part, PDataReceived):
-                raise Refused(str(part))
+                raise RefusedError(str(part))
             event = self._reader.receive(part)
             if isinstance(event, CommandReceived):
                 assert isinstance(event.command, CStoreResponse)

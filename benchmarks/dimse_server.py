@@ -39,7 +39,7 @@ async def serve(port: int, data: Path) -> None:
     """Serve until SIGTERM."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    data.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(data.mkdir, parents=True, exist_ok=True)
     database = open_database(f"sqlite:///{data / 'manifest.db'}")
     await migrate(database)
     space = DirectorySpace("default", data / "space")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from dimse_client import Refused, StoreClient
 from servers import START_TIMEOUT, free_port
 

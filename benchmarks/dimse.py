@@ -3,11 +3,13 @@
     python benchmarks/dimse.py                      # all four, 600 CT instances of 530 KB
     python benchmarks/dimse.py --servers ours orthanc --associations 1 4
 
+    python benchmarks/dimse.py --idle 500           # 16 busy associations alone, and beside 500 idle
+
 Each is driven by the same raw client over 1, 4 and 16 associations (a thread each, at most one
-instance under way on each), and by dcmtk's `storescu` as anybody would use it. We and Orthanc say yes
-when object and index are synchronised to disk; the other two only write files. The client shares
-the cores with the server, so the CPU an instance costs is the truer figure. Rates are noisy; the
-ratios of one run are what counts.
+instance under way on each), and by dcmtk's `storescu` as anyone would. We and Orthanc answer
+answer when object and index are synchronised to disk; the other two only write files. The client
+shares the cores with the server, so the CPU an instance costs is the truer figure. Rates are noisy;
+the ratios of one run are what counts.
 """
 
 from __future__ import annotations
@@ -84,6 +86,26 @@ def drive(scp: Scp, template: Template, study: int, count: int, associations: in
     return Figures(count / elapsed, cpu / count * 1e3, quantiles[49] * 1e3, quantiles[98] * 1e3)
 
 
+def drive_beside_idle(start: Start, template: Template, count: int, idle: int) -> None:
+    """16 busy associations alone and beside many idle ones, in turns, and what it does to them."""
+    with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as scp:
+        drive(scp, template, 1, WARM_UP, 1)
+        for turn in range(3):
+            alone = drive(scp, template, 10 + turn, count, 16)
+            crowd = [StoreClient("127.0.0.1", scp.port) for _ in range(idle)]
+            beside = drive(scp, template, 20 + turn, count, 16)
+            for client in crowd:  # each of them is still there
+                client.prepare(template)
+                client.store(30 + turn, 1, id(client) % 10**8)
+                client.close()
+            print(
+                f"16 busy alone: {alone.rate:.0f} /s, p99 {alone.p99:.1f} ms; beside {idle} idle: "
+                f"{beside.rate:.0f} /s, p99 {beside.p99:.1f} ms (x {beside.p99 / alone.p99:.2f}); "
+                f"{scp.rss_mib():.0f} MiB RSS",
+                flush=True,
+            )
+
+
 def drive_storescu(scp: Scp, template: Template, study: int, count: int, folder: Path) -> Figures:
     """Send a folder by dcmtk's storescu, over its one association."""
     sent = folder / f"files-{study}"
@@ -146,8 +168,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=600, help="instances of each run")
     parser.add_argument("--repeat", type=int, default=3, help="runs; the best counts")
     parser.add_argument("--storescu", type=int, default=100, help="instances sent by storescu")
+    parser.add_argument("--idle", type=int, help="idle associations beside 16 busy ones")
     arguments = parser.parse_args()
     template = ct_template()
+    if arguments.idle:
+        drive_beside_idle(ours, template, arguments.count, arguments.idle)
+        return
     print(f"{arguments.count} CT instances of {template.size / 1000:.0f} KB", flush=True)
     results = {
         name: measure(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from dimse_client import Refused, StoreClient
+from dimse_client import RefusedError, StoreClient
 from servers import START_TIMEOUT, free_port
 
 
@@ -128,7 +128,7 @@ def _await(name: str, port: int, child: subprocess.Popen[bytes], log: Path) -> N
             raise SystemExit(f"{name} ended with {child.returncode}:\n{log.read_text()[-2000:]}")
         try:
             StoreClient("127.0.0.1", port).close()
-        except (OSError, Refused):
+        except (OSError, RefusedError):
             time.sleep(0.05)
         else:
             return

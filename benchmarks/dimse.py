@@ -3,7 +3,7 @@
     python benchmarks/dimse.py                      # all four, 600 CT instances of 530 KB
     python benchmarks/dimse.py --servers ours orthanc --associations 1 4
 
-    python benchmarks/dimse.py --idle 500           # 16 busy associations alone, and beside 500 idle
+    python benchmarks/dimse.py --idle 500           # 16 busy associations beside 500 idle
 
 Each is driven by the same raw client over 1, 4 and 16 associations (a thread each, at most one
 instance under way on each), and by dcmtk's `storescu` as anyone would. We and Orthanc answer

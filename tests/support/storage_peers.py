@@ -84,6 +84,7 @@ async def destination(
     *,
     syntaxes: tuple[str, ...] = ALL_SYNTAXES,
     policy: AcceptorPolicy | None = None,
+    port: int = 0,
 ) -> AsyncIterator[tuple[Destination, Listener]]:
     """A listening storage SCP."""
     storage = ContextPolicy(syntaxes)
@@ -96,7 +97,7 @@ async def destination(
     )
     services = AnyService(collector)
     listener = Listener(policy, services)
-    port = await listener.listen("127.0.0.1", 0)
+    port = await listener.listen("127.0.0.1", port)
     try:
         yield Destination(ae_title, "127.0.0.1", port), listener
     finally:

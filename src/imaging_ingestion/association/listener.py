@@ -43,9 +43,10 @@ log = structlog.get_logger(__name__)
 PAUSE: Final = 0.5
 #: Seconds that a peer has to close the connection after the A-ABORT of a listener that stops.
 PARTING: Final = 1.0
-#: What says that there are no descriptors or no memory for one more connection, and how many
-#: seconds to wait then.
+#: What says that there are no descriptors or no memory for one more connection; how many that have
+#: no association are ended then, and how many seconds that is given.
 _SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_MAKE_ROOM: Final = 16
 _SHORTAGE: Final = 0.1
 #: Seconds in which a flood is told of once.
 _FLOOD: Final = 10.0
@@ -62,7 +63,7 @@ class ListenerSettings:
     associations in use may go on when the listener stops.
     """
 
-    max_associations: int = 200
+    max_associations: int = 600
     max_waiting: int = 200
     artim: float = 30.0
     grace: float = 20.0
@@ -238,7 +239,8 @@ class Listener:
             except OSError as error:
                 if error.errno in _SHORTAGES:
                     log.warning("dimse.not_accepted", error=str(error))
-                    self._crowd_out()
+                    for _ in range(_MAKE_ROOM):
+                        self._crowd_out()
                     await asyncio.sleep(_SHORTAGE)
                 continue  # or it has gone already
             caller = Caller(self)

@@ -34,7 +34,7 @@ from imaging_ingestion.dicom.transfer_syntax import Encoding
 _PIXEL_REPRESENTATION: Final = 0x00280103
 _FOREVER: Final = 1 << 62
 #: Longer values are passed on as they come.
-_WHOLE: Final = 1 << 16
+_WHOLE: Final = 1 << 12
 
 Buffer = bytes | memoryview
 

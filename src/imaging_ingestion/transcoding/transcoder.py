@@ -24,20 +24,22 @@ from imaging_ingestion.transcoding.worker_pool import WorkerError, WorkerPool
 __all__ = ["TranscodeError", "Transcoder", "TranscoderSettings", "WorkerError"]
 
 _PIECE: Final = 1 << 20  # bytes
-#: A job has this long, and time for each byte of its data set.
-_TIMEOUT: Final = 60.0  # seconds
-_WORKED: Final = 1 << 20  # bytes a second
+_WORKED: Final = 1 << 20  # bytes a second that a conversion manages at least
 
 
 @dataclass(frozen=True, slots=True)
 class TranscoderSettings:
-    """How much of the machine it may take. `memory` is bytes of address space of each process.
+    """How much of the machine it may take.
 
-    `folder` is for the files of what is being converted; None: the system's.
+    `memory` is bytes of address space of each process; `idle`: seconds without work after which one
+    ends; `timeout`: seconds for a conversion, to which come some for each byte. `folder` is for the
+    files of what is being converted; None: the system's.
     """
 
     processes: int = 2
     memory: int = 4 << 30
+    idle: float = 60.0
+    timeout: float = 60.0
     folder: Path | None = None
 
 
@@ -46,9 +48,13 @@ class Transcoder:
 
     def __init__(self, settings: TranscoderSettings | None = None) -> None:
         settings = settings or TranscoderSettings()
+        self._timeout = settings.timeout
         self._folder = str(settings.folder or tempfile.gettempdir())
         self._pool = WorkerPool(
-            size=settings.processes, memory=settings.memory, folder=self._folder
+            size=settings.processes,
+            memory=settings.memory,
+            idle=settings.idle,
+            folder=self._folder,
         )
 
     def targets(self, transfer_syntax_uid: str) -> Sequence[str]:
@@ -76,7 +82,7 @@ class Transcoder:
             async for piece in data_set:
                 size += await asyncio.to_thread(source.write, piece)
             await asyncio.to_thread(source.flush)
-            job, timeout = Job(source_uid, target_uid), _TIMEOUT + size / _WORKED
+            job, timeout = Job(source_uid, target_uid), self._timeout + size / _WORKED
             await self._pool.run(job, source.fileno(), target.fileno(), timeout)
             await asyncio.to_thread(target.seek, 0)
             yield _pieces(target)

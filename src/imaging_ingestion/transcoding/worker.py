@@ -1,4 +1,4 @@
-"""The process that decodes and encodes: `python -m imaging_ingestion.transcoding.worker MEMORY`.
+"""The process that decodes and encodes: `python -m imaging_ingestion.transcoding.worker`.
 
 Its standard input is a socket. A job comes as a line of JSON with two files, a line of JSON goes
 back, one after the other. The files have no names, so that nothing of a patient is left behind
@@ -21,8 +21,6 @@ import msgspec
 
 from imaging_ingestion.dicom.transcode import TranscodeError, transcode
 
-#: Seconds without a job after which the memory is given back.
-IDLE = 60.0
 #: Bytes of a job or result.
 LONGEST_LINE = 1 << 14
 _PR_SET_PDEATHSIG = 1
@@ -43,13 +41,17 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Work off jobs. The argument is the memory it may take, in bytes of address space."""
+    """Work off jobs.
+
+    The arguments are the memory it may take, in bytes of address space, and the seconds without a
+    job after which it gives that back.
+    """
     _confine(int(sys.argv[1]))
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     decode = msgspec.json.Decoder(Job).decode
     with socket.socket(fileno=os.dup(0)) as jobs:
-        jobs.settimeout(IDLE)
+        jobs.settimeout(float(sys.argv[2]))
         while True:
             try:
                 line, files, _, _ = socket.recv_fds(jobs, LONGEST_LINE, 2)

@@ -35,7 +35,7 @@ class _Worker:
         self._jobs = 0
 
     @classmethod
-    async def start(cls, memory: int, folder: str) -> _Worker:
+    async def start(cls, memory: int, idle: float, folder: str) -> _Worker:
         """Start one. Raises WorkerError."""
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         environment |= {"TMPDIR": folder, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -48,6 +48,7 @@ class _Worker:
                     "-m",
                     "imaging_ingestion.transcoding.worker",
                     str(memory),
+                    str(idle),
                     stdin=theirs.fileno(),
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.DEVNULL,
@@ -91,10 +92,14 @@ class _Worker:
 
 
 class WorkerPool:
-    """Up to `size` processes of `memory` bytes each; `folder` is for files of their own."""
+    """Up to `size` processes of `memory` bytes each, which end after `idle` seconds without work.
 
-    def __init__(self, *, size: int, memory: int, folder: str) -> None:
+    `folder` is for files of their own.
+    """
+
+    def __init__(self, *, size: int, memory: int, idle: float, folder: str) -> None:
         self._memory = memory
+        self._idle_time = idle
         self._folder = folder
         self._turns = asyncio.Semaphore(size)
         self._idle: list[_Worker] = []
@@ -138,7 +143,7 @@ class WorkerPool:
             worker = found if found.is_fit else None
             if worker is None:
                 await found.end()
-        worker = worker or await _Worker.start(self._memory, self._folder)
+        worker = worker or await _Worker.start(self._memory, self._idle_time, self._folder)
         keep = False
         try:
             yield worker

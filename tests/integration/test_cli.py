@@ -324,10 +324,16 @@ def test_a_server_that_is_down_is_told_at_once(tmp_path: Path, dicom_file, study
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8080", "AE@host:104", "ftp://host/", "http://host:x/"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host/", "http://host:x/"])
 def test_a_destination_that_makes_no_sense_is_exit_code_2(tmp_path: Path, url: str):
     done = command("send", tmp_path, "--to", url, codes=(2,))
     assert f"--to {url}: http://HOST:PORT or the URL of a DICOMweb root was expected" in done.stderr
+
+
+def test_an_application_entity_without_a_port_is_exit_code_2(tmp_path: Path):
+    for entity in ("AE@host", "AE@host:x"):
+        done = command("send", tmp_path, "--to", entity, codes=(2,))
+        assert "port" in done.stderr
 
 
 def test_a_path_that_is_not_there_is_exit_code_2(tmp_path: Path, platform: Platform):

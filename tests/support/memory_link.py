@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.connect import Asking, ConnectSettings
 from imaging_ingestion.association.incoming import Service
 from imaging_ingestion.association.listener import Listener
 from imaging_ingestion.association.wire import Wire
-from imaging_ingestion.dimse.pdu import Buffer
-from imaging_ingestion.dimse.requestor import Proposal, build_request
+from imaging_ingestion.dimse.command import Command, Response
+from imaging_ingestion.dimse.event import Aborted, AssociateAccepted, Event, ReleaseConfirmed
+from imaging_ingestion.dimse.message import CommandReceived, MessageReader, MessageWriter
+from imaging_ingestion.dimse.p_data import PDataReceived
+from imaging_ingestion.dimse.pdu import Buffer, ReleaseRequest
+from imaging_ingestion.dimse.requestor import Proposal, build_request, interpret
+from imaging_ingestion.dimse.upper_layer import Role
+
+T = TypeVar("T")
 
 #: Bytes that are kept at one end before it says that it is congested.
 CONGESTED = 4096
+DEADLINE = 30.0  # seconds for whatever is waited for
 
 
 class MemoryLink:
@@ -136,3 +145,63 @@ async def associated(
     asking = Asking(request, services or {}, chosen)
     ours, _ = joined(asking.wire, listener.accept())
     return await asking.association(), ours
+
+
+class MemoryPeer:
+    """A requestor that says what a test says, without an `Association` of its own."""
+
+    def __init__(self) -> None:
+        self.wire = Wire(Role.REQUESTOR, artim=5.0)
+        self.wire.sink = self._event
+        self.is_released = False
+        self._writer = MessageWriter(16384)
+        self._reader: MessageReader | None = None
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._answers: asyncio.Queue[Response] = asyncio.Queue()
+
+    async def associate(self, listener: Listener, *proposals: Proposal) -> MemoryLink:
+        """An association, which is to be accepted; our end of its link."""
+        request = build_request(proposals, called_ae_title="LISTENER", calling_ae_title="RAW")
+        self.wire.layer.send(request)
+        end, _ = joined(self.wire, listener.accept())
+        event = await self._next(self._events)
+        assert isinstance(event, AssociateAccepted), event
+        self._reader = MessageReader(interpret(request, event.accept).contexts)
+        return end
+
+    def send(self, context_id: int, command: Command, data: bytes | None = None) -> None:
+        """Send a message."""
+        self.wire.send(self._writer.command(context_id, command, has_data_set=data is not None))
+        if data is not None:
+            self.wire.send(self._writer.data_set(data, is_last=True))
+
+    def release(self) -> None:
+        """Ask for the release, whatever is under way."""
+        self.wire.send(ReleaseRequest())
+
+    async def answer(self) -> Response:
+        """The next response."""
+        return await self._next(self._answers)
+
+    async def aborted(self) -> Aborted:
+        """The A-ABORT that comes next."""
+        event = await self._next(self._events)
+        assert isinstance(event, Aborted), event
+        return event
+
+    @staticmethod
+    async def _next(queue: asyncio.Queue[T]) -> T:
+        async with asyncio.timeout(DEADLINE):
+            return await queue.get()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, PDataReceived):
+            assert self._reader is not None
+            received = self._reader.receive(event)
+            if isinstance(received, CommandReceived):
+                assert isinstance(received.command, Response)
+                self._answers.put_nowait(received.command)
+        elif isinstance(event, ReleaseConfirmed):
+            self.is_released = True
+        else:
+            self._events.put_nowait(event)

@@ -12,6 +12,7 @@ from pathlib import Path
 from imaging_ingestion.dicom.header import ScanError
 from imaging_ingestion.dicom.scan import HeaderScanner
 
+SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 #: SOP Instance UID comes early; a file that has not shown one by here is sent all the same.
 _LOOK = 1 << 20  # bytes
@@ -22,13 +23,16 @@ _PIECE = 1 << 16
 class DicomFile:
     """A file to be sent, as it was when it was looked at.
 
-    `sop_instance_uid` is None if it could not be found in it.
+    UIDs are None if they could not be found in it. `data_set_offset`: bytes before its data set.
     """
 
     path: Path
     size: int
     mtime_ns: int
     sop_instance_uid: str | None
+    sop_class_uid: str | None = None
+    transfer_syntax_uid: str | None = None
+    data_set_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,19 @@ def look_at(path: Path) -> DicomFile | NotSent:
         if not scanner.is_dicom:
             return NotSent(path, error.reason)
         # Broken DICOM: the server says how.
-    return DicomFile(path, status.st_size, status.st_mtime_ns, uid)
+    try:
+        header = scanner.header_so_far()
+    except ScanError:  # there is no data set in it
+        return DicomFile(path, status.st_size, status.st_mtime_ns, uid)
+    return DicomFile(
+        path,
+        status.st_size,
+        status.st_mtime_ns,
+        uid,
+        scanner.peek(SOP_CLASS_UID) or header.media_storage_sop_class_uid,
+        header.transfer_syntax_uid,
+        header.dataset_offset,
+    )
 
 
 def sha256_of(path: Path) -> str:

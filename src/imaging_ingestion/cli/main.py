@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from imaging_ingestion.cli.dimse.peer import DimseOptions
 
 app = typer.Typer(
     name="imaging-ingestion",
@@ -20,6 +23,40 @@ Core = Annotated[str | None, typer.Option(help="Name of a core; the site's first
 Binding = Annotated[str | None, typer.Option(help="Only of this binding.")]
 Study = Annotated[str | None, typer.Option(help="Only of this Study Instance UID.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
+
+Entity = Annotated[str, typer.Argument(metavar="AE@HOST:PORT", help="Application entity to call.")]
+Keys = Annotated[
+    list[str],
+    typer.Option(
+        "-k",
+        metavar="NAME[=VALUE]",
+        help="Keyword or tag, with a value or to be returned; may be repeated.",
+        show_default=False,
+    ),
+]
+Aet = Annotated[str, typer.Option("--aet", help="DIMSE: our own AE title.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="DIMSE: seconds to wait for each answer.")]
+Tls = Annotated[bool, typer.Option("--tls", help="DIMSE: over TLS; also if one of the next is.")]
+Cert = Annotated[
+    Path | None, typer.Option(help="DIMSE: our certificate (PEM or PKCS#12).", show_default=False)
+]
+Key = Annotated[
+    Path | None, typer.Option(help="DIMSE: its key, if in a file of its own.", show_default=False)
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        help="DIMSE: certificates we trust; the system's if left out.", show_default=False
+    ),
+]
+
+
+def _dimse(
+    aet: str, timeout: float, tls: bool, cert: Path | None, key: Path | None, ca: Path | None
+) -> DimseOptions:
+    from imaging_ingestion.cli.dimse.peer import DimseOptions
+
+    return DimseOptions(aet, timeout, tls, cert, key, ca)
 
 
 def _version(wanted: bool) -> None:
@@ -77,12 +114,15 @@ def send(
     to: Annotated[
         str,
         typer.Option(
-            help="Server root (http://HOST:PORT), or the root of any DICOMweb server.",
-            metavar="URL",
+            help="Server root (http://HOST:PORT), or the root of any DICOMweb server; or an "
+            "application entity.",
+            metavar="URL|AE@HOST:PORT",
             show_default=False,
         ),
     ],
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Requests side by side.")] = 4,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=64, help="Requests, or associations, side by side.")
+    ] = 4,
     token: Annotated[
         str | None,
         typer.Option(envvar="STOW_AUTH_TOKEN", help="Bearer token.", show_default=False),
@@ -90,16 +130,121 @@ def send(
     force: Annotated[
         bool, typer.Option("--force", help="Send what the server has already, too.")
     ] = False,
+    aet: Aet = "INGESTION",
+    timeout: Timeout = 60.0,
+    tls: Tls = False,
+    cert: Cert = None,
+    key: Key = None,
+    ca: Ca = None,
     as_json: Json = False,
 ) -> None:
-    """Store DICOM files, found by their content, at a STOW-RS server.
+    """Store DICOM files, found by their content, at a STOW-RS server or by C-STORE.
 
     Every file is told of: stored, already there, failed, or not DICOM. Exit code 0; 1 if any file
     failed or no server answers; 2 if what was asked makes no sense.
     """
     from imaging_ingestion.cli.send import run
 
-    run(paths, to, concurrency=concurrency, token=token, force=force, as_json=as_json)
+    dimse = _dimse(aet, timeout, tls, cert, key, ca)
+    run(paths, to, concurrency=concurrency, token=token, force=force, as_json=as_json, dimse=dimse)
+
+
+@app.command()
+def echo(
+    to: Entity,
+    aet: Aet = "INGESTION",
+    timeout: Timeout = 60.0,
+    tls: Tls = False,
+    cert: Cert = None,
+    key: Key = None,
+    ca: Ca = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an application entity whether it is there (C-ECHO).
+
+    Exit code 0; 1 if it does not answer, or not well; 2 if what was asked makes no sense.
+    """
+    from imaging_ingestion.cli.dimse import echo as command
+
+    command.echo(to, _dimse(aet, timeout, tls, cert, key, ca), as_json=as_json)
+
+
+@app.command()
+def find(
+    to: Entity,
+    level: Annotated[
+        Literal["patient", "study", "series", "image"], typer.Option(help="What to look for.")
+    ] = "study",
+    keys: Keys = [],  # noqa: B006 - typer makes a new one of it
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Results at most; then it cancels.")
+    ] = None,
+    aet: Aet = "INGESTION",
+    timeout: Timeout = 60.0,
+    tls: Tls = False,
+    cert: Cert = None,
+    key: Key = None,
+    ca: Ca = None,
+    as_json: Json = False,
+) -> None:
+    """Query an application entity (C-FIND).
+
+    Keys are keywords or tags: `-k PatientName=DOE*`, `-k 0010,0020`, and into sequences
+    `-k RequestAttributesSequence.RequestedProcedureID=1`. With --json the results are DICOM JSON.
+    Exit code 0, also if nothing is found; 1 if it failed; 2 if what was asked makes no sense.
+    """
+    from imaging_ingestion.cli.dimse import find as command
+
+    options = _dimse(aet, timeout, tls, cert, key, ca)
+    command.find(to, level, keys, options, limit=limit, as_json=as_json)
+
+
+@app.command()
+def move(
+    to: Entity,
+    dest: Annotated[
+        str, typer.Option(help="AE title to which the instances are sent.", show_default=False)
+    ],
+    keys: Keys,
+    aet: Aet = "INGESTION",
+    timeout: Timeout = 60.0,
+    tls: Tls = False,
+    cert: Cert = None,
+    key: Key = None,
+    ca: Ca = None,
+    as_json: Json = False,
+) -> None:
+    """Have an application entity send instances to another one (C-MOVE).
+
+    The lowest of the keys PatientID, StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID says
+    what is moved; those above it are wanted, too. Exit code 0; 1 if anything failed; 2 if what was
+    asked makes no sense.
+    """
+    from imaging_ingestion.cli.dimse import move as command
+
+    command.move(to, dest, keys, _dimse(aet, timeout, tls, cert, key, ca), as_json=as_json)
+
+
+@app.command()
+def get(
+    to: Entity,
+    keys: Keys,
+    out: Annotated[Path, typer.Option(help="Folder for the files; made if missing.")] = Path(),
+    aet: Aet = "INGESTION",
+    timeout: Timeout = 60.0,
+    tls: Tls = False,
+    cert: Cert = None,
+    key: Key = None,
+    ca: Ca = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch instances of an application entity into files (C-GET).
+
+    Keys as for `move`. Exit code 0; 1 if anything failed; 2 if what was asked makes no sense.
+    """
+    from imaging_ingestion.cli.dimse import get as command
+
+    command.get(to, keys, out, _dimse(aet, timeout, tls, cert, key, ca), as_json=as_json)
 
 
 @app.command()

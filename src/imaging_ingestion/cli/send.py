@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -25,8 +25,11 @@ from rich.text import Text
 
 from imaging_ingestion.cli.collect import DicomFile, NotSent, files_of, look_at
 from imaging_ingestion.cli.store_result import Sent, State
-from imaging_ingestion.cli.stow_client import Destination, StowClient, UnreachableError
+from imaging_ingestion.cli.stow_client import Destination, Report, StowClient, UnreachableError
 from imaging_ingestion.cli.terminal import console, plain
+
+if TYPE_CHECKING:
+    from imaging_ingestion.cli.dimse.peer import DimseOptions
 
 #: Lines of a summary's list of reasons; `--json` has them all.
 _REASONS_SHOWN = 40
@@ -98,14 +101,15 @@ def run(
     token: str | None,
     force: bool,
     as_json: bool,
+    dimse: DimseOptions | None = None,
 ) -> None:
-    """Send, and show what happens.
+    """Send, and show what happens; `dimse` is how to call where `to` is an application entity.
 
     The exit code is 1 if anything failed or there is no server, 2 if what was asked makes no sense,
     130 after Ctrl-C.
     """
     try:
-        destination = Destination.parse(to)
+        client = _client(to, concurrency, token, force=force, dimse=dimse)
     except ValueError as error:
         _fail(str(error), 2)
     missing = [str(path) for path in paths if not os.path.lexists(path)]
@@ -113,7 +117,6 @@ def run(
         _fail(f"no such file or folder: {', '.join(missing)}", 2)
     shown = console(stderr=as_json)
     summary = Summary()
-    client = StowClient(destination, concurrency=concurrency, token=token, force=force)
     try:
         find_files(paths, shown, summary)
         asyncio.run(send_files(client, shown, summary))
@@ -131,6 +134,30 @@ def run(
         raise SystemExit(1)
 
 
+class Client(Protocol):
+    """What sends files."""
+
+    async def __aenter__(self) -> object:
+        """Raises UnreachableError if there is nobody to send to."""
+
+    async def __aexit__(self, *_exception: object) -> None:
+        """Let go of the server."""
+
+    async def send(self, files: Sequence[DicomFile], report: Report) -> None:
+        """Send files and report what becomes of each. Raises UnreachableError."""
+
+
+def _client(
+    to: str, concurrency: int, token: str | None, *, force: bool, dimse: DimseOptions | None
+) -> Client:
+    """What sends to a URL, or to an application entity. Raises ValueError."""
+    if "@" in to and "://" not in to:
+        from imaging_ingestion.cli.cstore_client import cstore_client
+
+        return cstore_client(to, dimse, concurrency=concurrency)
+    return StowClient(Destination.parse(to), concurrency=concurrency, token=token, force=force)
+
+
 def find_files(paths: Sequence[Path], shown: Console, summary: Summary) -> None:
     """Look for DICOM in files and folders; what is found goes to `summary`."""
     with shown.status("looking for DICOM files"):
@@ -142,7 +169,7 @@ def find_files(paths: Sequence[Path], shown: Console, summary: Summary) -> None:
                 summary.not_sent.append(found)
 
 
-async def send_files(client: StowClient, shown: Console, summary: Summary) -> None:
+async def send_files(client: Client, shown: Console, summary: Summary) -> None:
     """Send what was found, with a progress bar; `summary` grows while it goes on.
 
     Raises UnreachableError.
@@ -153,7 +180,7 @@ async def send_files(client: StowClient, shown: Console, summary: Summary) -> No
         await _send_greeted(client, shown, summary)
 
 
-async def _send_greeted(client: StowClient, shown: Console, summary: Summary) -> None:
+async def _send_greeted(client: Client, shown: Console, summary: Summary) -> None:
     with Progress(
         SpinnerColumn(),
         TextColumn("sending"),

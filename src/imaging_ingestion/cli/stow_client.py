@@ -72,8 +72,8 @@ class Destination:
     def parse(cls, url: str) -> Destination:
         """Read `--to`. Raises ValueError with what is expected."""
         expected = (
-            f"--to {url}: http://HOST:PORT or the URL of a DICOMweb root was expected "
-            "(sending over DIMSE comes in a later version)"
+            f"--to {url}: http://HOST:PORT or the URL of a DICOMweb root was expected, or "
+            "AE@HOST:PORT"
         )
         try:
             parts = urlsplit(url)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+import msgspec
 import pytest
-from memory_link import CONGESTED, MemoryLink, associated, joined
+from memory_link import CONGESTED, MemoryPeer, associated
+from stow_site import until
 
 from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.connect import ConnectSettings
@@ -21,7 +23,6 @@ from imaging_ingestion.association.error import (
 from imaging_ingestion.association.incoming import IncomingRequest, Service
 from imaging_ingestion.association.limits import AssociationLimits
 from imaging_ingestion.association.listener import Listener, ListenerSettings
-from imaging_ingestion.association.wire import Wire
 from imaging_ingestion.dimse.acceptor import AcceptorPolicy, ContextPolicy
 from imaging_ingestion.dimse.command import (
     CCancelRequest,
@@ -31,16 +32,12 @@ from imaging_ingestion.dimse.command import (
     Command,
     CStoreRequest,
     Request,
-    Response,
     respond,
 )
 from imaging_ingestion.dimse.error import AbortReason, AbortSource
-from imaging_ingestion.dimse.event import Aborted, AssociateAccepted, Event
-from imaging_ingestion.dimse.message import MessageWriter
 from imaging_ingestion.dimse.pdu_items import OperationsWindow
-from imaging_ingestion.dimse.requestor import Proposal, build_request, interpret
+from imaging_ingestion.dimse.requestor import Proposal
 from imaging_ingestion.dimse.sop_class import STUDY_ROOT_FIND, VERIFICATION
-from imaging_ingestion.dimse.upper_layer import Role
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
@@ -57,13 +54,14 @@ echo = CEchoRequest(message_id=0, affected_sop_class_uid=VERIFICATION)
 find = CFindRequest(message_id=0, affected_sop_class_uid=STUDY_ROOT_FIND)
 
 
-def store(number: int = 1) -> CStoreRequest:
+def store(message_id: int = 0) -> CStoreRequest:
     return CStoreRequest(
-        message_id=0, affected_sop_class_uid=CT, affected_sop_instance_uid=f"1.2.{number}"
+        message_id=message_id, affected_sop_class_uid=CT, affected_sop_instance_uid="1.2.3"
     )
 
 
-Perform = Callable[[IncomingRequest], "asyncio.Future[None]"]
+def echo_number(number: int) -> CEchoRequest:
+    return CEchoRequest(message_id=number, affected_sop_class_uid=VERIFICATION)
 
 
 class Scripted:
@@ -125,7 +123,9 @@ async def listening(
         max_operations_invoked=invoked,
     )
     settings = ListenerSettings(artim=5.0, grace=0.0, limits=limits or AssociationLimits())
-    listener = Listener(policy, dict.fromkeys([VERIFICATION, CT, STUDY_ROOT_FIND], service), settings)
+    listener = Listener(
+        policy, dict.fromkeys([VERIFICATION, CT, STUDY_ROOT_FIND], service), settings
+    )
     try:
         async with asyncio.timeout(DEADLINE):
             yield listener
@@ -139,12 +139,6 @@ async def ask(
     """The statuses of all answers."""
     async with aclosing(association.request(context_id, request, data)) as answers:
         return [answer.response.status async for answer in answers]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # ---- requests and their turns
@@ -201,7 +195,7 @@ async def test_within_the_window_requests_are_under_way_together(service: Script
     async with listening(service, operations=5) as listener:
         association, _ = await associated(listener, *PROPOSALS, settings=settings)
         waiting = [asyncio.create_task(ask(association, ECHO_CONTEXT, echo)) for _ in range(5)]
-        await until(lambda: len(service.requests) == 3)
+        await until(lambda: len(service.requests) == 3, "three are under way")
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(service.requests) == 3
@@ -224,10 +218,10 @@ async def test_both_sides_may_ask(service: Scripted) -> None:  # A11
 
 
 async def test_a_request_in_a_role_that_was_not_agreed_is_refused(service: Scripted) -> None:
-    peer = await _raw(service)
-    async with peer.listener() as listener:
+    peer = MemoryPeer()
+    async with listening(service) as listener:
         await peer.associate(listener, Proposal(CT, (EXPLICIT,), as_scu=False, as_scp=True))
-        peer.send(1, store(), b"data")
+        peer.send(1, store(message_id=1), b"data")
         assert (await peer.answer()).status == 0x0122
 
 
@@ -278,7 +272,7 @@ async def test_a_caller_that_is_cancelled_in_the_middle_of_its_data_set_ends_the
         sending.cancel()
         await asyncio.wait([sending])
         assert isinstance(association.end, AssociationAbortedError)
-        await until(lambda: service.cancelled == 1)
+        await until(lambda: service.cancelled == 1, "the service is cancelled")
 
 
 async def test_an_answer_that_nobody_wants_any_more_does_not_keep_an_idle_association(
@@ -323,7 +317,7 @@ async def test_a_service_that_reads_slowly_lets_the_peer_wait(service: Scripted)
     async with listening(service, limits=limits) as listener:
         association, ours = await associated(listener, *PROPOSALS)
         sending = asyncio.create_task(ask(association, CT_CONTEXT, store(), bytes(500_000)))
-        await until(lambda: ours.other.is_paused)
+        await until(lambda: ours.other.is_paused, "the peer waits")
         assert ours.other.taken < 300_000  # what is held, and one write
         taken = ours.other.taken
         for _ in range(50):
@@ -336,13 +330,13 @@ async def test_a_service_that_reads_slowly_lets_the_peer_wait(service: Scripted)
 
 async def test_a_peer_that_asks_for_far_more_than_it_may_waits(service: Scripted) -> None:
     service.go.clear()
-    peer = await _raw(service)
-    async with peer.listener() as listener:
+    peer = MemoryPeer()
+    async with listening(service) as listener:
         end = await peer.associate(listener, Proposal(VERIFICATION, (IMPLICIT,)))
         for number in range(1, 51):
-            peer.send(1, CEchoRequest(message_id=number, affected_sop_class_uid=VERIFICATION))
+            peer.send(1, echo_number(number))
             await asyncio.sleep(0)
-        await until(lambda: end.other.is_paused)
+        await until(lambda: end.other.is_paused, "the peer waits")
         assert len(service.requests) < 20
         service.go.set()
         for _ in range(50):
@@ -352,14 +346,14 @@ async def test_a_peer_that_asks_for_far_more_than_it_may_waits(service: Scripted
 
 async def test_a_peer_that_does_not_read_is_aborted(service: Scripted) -> None:
     limits = AssociationLimits(progress=0.1, least_progress=100)
-    peer = await _raw(service)
-    async with peer.listener(limits) as listener:
+    peer = MemoryPeer()
+    async with listening(service, limits=limits) as listener:
         end = await peer.associate(listener, *PROPOSALS)
-        peer.send(FIND_CONTEXT, find, b"keys")
+        peer.send(FIND_CONTEXT, msgspec.structs.replace(find, message_id=1), b"keys")
         await service.asked.wait()
         end.pause_reading()
-        await until(lambda: listener.associations == 0)
-        assert service.cancelled == 1
+        await until(lambda: listener.associations == 0, "the association is forgotten")
+        assert service.ended.is_set()
         assert end.other.unsent < 2 * CONGESTED
 
 
@@ -413,8 +407,8 @@ async def test_a_release_waits_for_what_is_under_way(service: Scripted) -> None:
 
 async def test_a_release_of_the_peer_waits_for_what_it_asked(service: Scripted) -> None:
     service.go.clear()
-    peer = await _raw(service)
-    async with peer.listener() as listener:
+    peer = MemoryPeer()
+    async with listening(service) as listener:
         await peer.associate(listener, *PROPOSALS)
         peer.send(ECHO_CONTEXT, echo_number(7))
         peer.release()
@@ -424,7 +418,7 @@ async def test_a_release_of_the_peer_waits_for_what_it_asked(service: Scripted) 
         assert not peer.is_released
         service.go.set()
         assert (await peer.answer()).message_id_being_responded_to == 7
-        await until(lambda: peer.is_released)
+        await until(lambda: peer.is_released, "it is released")
 
 
 async def test_both_may_ask_for_the_release_at_once(service: Scripted) -> None:  # A19
@@ -437,7 +431,7 @@ async def test_both_may_ask_for_the_release_at_once(service: Scripted) -> None: 
             group.create_task(other.release())
         for end in (association.end, other.end):
             assert isinstance(end, AssociationReleasedError)
-        await until(lambda: listener.associations == 0)
+        await until(lambda: listener.associations == 0, "the association is forgotten")
 
 
 @pytest.mark.parametrize("how", ["abort", "cut"])
@@ -460,7 +454,7 @@ async def test_the_end_cancels_the_services_and_tells_all_who_wait(
         assert service.cancelled == 1
         with pytest.raises(AssociationError):
             await ask(association, ECHO_CONTEXT, echo)
-        await until(lambda: listener.associations == 0)
+        await until(lambda: listener.associations == 0, "the association is forgotten")
 
 
 async def test_closed_waits_for_a_service_that_takes_its_time_to_end() -> None:
@@ -483,7 +477,7 @@ async def test_closed_waits_for_a_service_that_takes_its_time_to_end() -> None:
         await association.abort()
         await asyncio.wait([asking])
         assert listener.associations == 1
-        await until(lambda: listener.associations == 0)
+        await until(lambda: listener.associations == 0, "the association is forgotten")
         assert finished.is_set()
 
 
@@ -509,8 +503,8 @@ async def test_abort_and_release_are_harmless_when_it_has_ended(service: Scripte
 async def test_a_data_set_where_none_is_expected_is_aborted(
     service: Scripted, command: Command
 ) -> None:
-    peer = await _raw(service)
-    async with peer.listener() as listener:
+    peer = MemoryPeer()
+    async with listening(service) as listener:
         await peer.associate(listener, *PROPOSALS)
         peer.send(FIND_CONTEXT, command, b"data")
         aborted = await peer.aborted()
@@ -519,92 +513,9 @@ async def test_a_data_set_where_none_is_expected_is_aborted(
 
 
 async def test_a_cancel_of_nothing_means_nothing(service: Scripted) -> None:  # C15
-    peer = await _raw(service)
-    async with peer.listener() as listener:
+    peer = MemoryPeer()
+    async with listening(service) as listener:
         await peer.associate(listener, *PROPOSALS)
         peer.send(FIND_CONTEXT, CCancelRequest(message_id_being_responded_to=1))
         peer.send(ECHO_CONTEXT, echo_number(1))
         assert (await peer.answer()).status == 0
-
-
-def echo_number(number: int) -> CEchoRequest:
-    return CEchoRequest(message_id=number, affected_sop_class_uid=VERIFICATION)
-
-
-class _Raw:
-    """A requestor that says what a test says."""
-
-    def __init__(self, service: Service) -> None:
-        self.wire = Wire(Role.REQUESTOR, artim=5.0)
-        self.wire.sink = self._event
-        self.is_released = False
-        self._service = service
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._writer = MessageWriter(16384)
-        self._answers: asyncio.Queue[Response] = asyncio.Queue()
-
-    @asynccontextmanager
-    async def listener(self, limits: AssociationLimits | None = None) -> AsyncIterator[Listener]:
-        async with listening(self._service, limits=limits) as found:
-            yield found
-
-    async def associate(self, listener: Listener, *proposals: Proposal) -> MemoryLink:
-        from imaging_ingestion.dimse.message import MessageReader
-
-        request = build_request(proposals, called_ae_title="L", calling_ae_title="R")
-        self.wire.layer.send(request)
-        end, _ = joined(self.wire, listener.accept())
-        event = await self._events.get()
-        assert isinstance(event, AssociateAccepted)
-        self._reader = MessageReader(interpret(request, event.accept).contexts)
-        return end
-
-    def send(self, context_id: int, command: Command, data: bytes | None = None) -> None:
-        if isinstance(command, Request) and command.message_id == 0:
-            command = _numbered(command)
-        self.wire.send(self._writer.command(context_id, command, has_data_set=data is not None))
-        if data is not None:
-            self.wire.send(self._writer.data_set(data, is_last=True))
-
-    def release(self) -> None:
-        from imaging_ingestion.dimse.pdu import ReleaseRequest
-
-        self.wire.send(ReleaseRequest())
-
-    async def answer(self) -> Response:
-        async with asyncio.timeout(DEADLINE):
-            return await self._answers.get()
-
-    async def aborted(self) -> Aborted:
-        async with asyncio.timeout(DEADLINE):
-            event = await self._events.get()
-        assert isinstance(event, Aborted), event
-        return event
-
-    def _event(self, event: Event) -> None:
-        from imaging_ingestion.dimse.event import ReleaseConfirmed
-        from imaging_ingestion.dimse.message import CommandReceived
-        from imaging_ingestion.dimse.p_data import PDataReceived
-
-        if isinstance(event, PDataReceived):
-            received = self._reader.receive(event)
-            if isinstance(received, CommandReceived):
-                assert isinstance(received.command, Response)
-                self._answers.put_nowait(received.command)
-        elif isinstance(event, ReleaseConfirmed):
-            self.is_released = True
-        else:
-            self._events.put_nowait(event)
-
-
-def _numbered(command: Request) -> Request:
-    import msgspec
-
-    return msgspec.structs.replace(command, message_id=1)
-
-
-async def _raw(service: Service) -> _Raw:
-    return _Raw(service)
-
-
-def _unused(_: Mapping[str, Service]) -> None: ...

@@ -107,8 +107,15 @@ def test_dicom_is_told_by_its_content(tmp_path: Path):
     file = tmp_path / "holiday.jpeg"
     file.write_bytes(content)
     status = file.stat()
+    offset = content.index(b"\x08\x00", 132)  # where group 0008 begins: the data set
     assert look_at(file) == DicomFile(
-        file, len(content), status.st_mtime_ns, str(made.SOPInstanceUID)
+        file,
+        len(content),
+        status.st_mtime_ns,
+        str(made.SOPInstanceUID),
+        sop_class_uid=str(made.SOPClassUID),
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        data_set_offset=offset,
     )
 
 

@@ -1,0 +1,1 @@
+"""`echo`, `find`, `move`, `get`: asking an application entity over DIMSE."""

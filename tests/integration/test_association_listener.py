@@ -154,7 +154,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[DimseSite]:
         yield site
 
 
-def token(lifetime: float = 60) -> bytes:
+def token(lifetime: float = 86_400) -> bytes:  # made at collection, hours before, perhaps
     return jwt.encode({"exp": time.time() + lifetime}, SECRET, "HS256").encode()
 
 

@@ -18,11 +18,13 @@ import argparse
 import itertools
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from corpus import Template, ct_template
 from dimse_client import RefusedError, StoreClient
@@ -47,13 +49,22 @@ class Figures:
     p99: float
 
 
-def drive(scp: Scp, template: Template, study: int, count: int, associations: int) -> Figures:
-    """Store `count` instances over some associations."""
+def drive(
+    scp: Scp, template: Template, study: int, count: int, associations: int
+) -> Figures | None:
+    """Store `count` instances over some associations; None if it takes fewer of these."""
     numbers = itertools.count()
     lock = threading.Lock()
     latencies: list[float] = []
     failures: list[Exception] = []
-    clients = [StoreClient("127.0.0.1", scp.port) for _ in range(associations)]
+    clients: list[StoreClient] = []
+    try:
+        for _ in range(associations):
+            clients.append(StoreClient("127.0.0.1", scp.port))
+    except RefusedError:
+        for client in clients:
+            client.close()
+        return None
     for client in clients:
         client.prepare(template)
 
@@ -88,12 +99,14 @@ def drive(scp: Scp, template: Template, study: int, count: int, associations: in
 
 def drive_beside_idle(start: Start, template: Template, count: int, idle: int) -> None:
     """16 busy associations alone and beside many idle ones, in turns, and what it does to them."""
-    with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as scp:
+    with TemporaryDirectory() as folder, start(Path(folder)) as scp:
         drive(scp, template, 1, WARM_UP, 1)
         for turn in range(3):
             alone = drive(scp, template, 10 + turn, count, 16)
+            assert alone is not None
             crowd = [StoreClient("127.0.0.1", scp.port) for _ in range(idle)]
             beside = drive(scp, template, 20 + turn, count, 16)
+            assert beside is not None
             for client in crowd:  # each of them is still there
                 client.prepare(template)
                 client.store(30 + turn, 1, id(client) % 10**8)
@@ -122,25 +135,43 @@ def drive_storescu(scp: Scp, template: Template, study: int, count: int, folder:
 
 
 def measure(
-    start: Start, template: Template, associations: list[int], count: int, repeat: int, few: int
-) -> dict[str, Figures]:
-    """One server's figures: of each way the run with the best rate."""
-    figures: dict[str, Figures] = {}
+    names: Sequence[str],
+    template: Template,
+    associations: Sequence[int],
+    count: int,
+    repeat: int,
+    few: int,
+) -> dict[str, dict[str, Figures]]:
+    """The figures of each server, of each way the run with the best rate.
+
+    All servers are there all the time, and take turns run by run: whatever else the machine does
+    meets all of them.
+    """
+    results: dict[str, dict[str, Figures]] = {name: {} for name in names}
     studies = itertools.count(1)
-    with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as scp:
-        drive(scp, template, next(studies), WARM_UP, 1)
-        for _ in range(repeat):
-            for number in associations:
-                found = drive(scp, template, next(studies), count, number)
-                label = f"{number} association{'s' if number > 1 else ''}"
-                if label not in figures or found.rate > figures[label].rate:
-                    figures[label] = found
-        if few:
-            figures["dcmtk storescu"] = drive_storescu(
-                scp, template, next(studies), few, Path(folder)
-            )
-        print(f"{scp.name}: {scp.rss_mib():.0f} MiB RSS at the end", flush=True)
-    return figures
+    with ExitStack() as stack:
+        folders = {name: Path(stack.enter_context(TemporaryDirectory())) for name in names}
+        scps = {name: stack.enter_context(SERVERS[name](folders[name])) for name in names}
+
+        def run(name: str, label: str, found: Figures | None) -> None:
+            best = results[name].get(label)
+            if found is not None and (best is None or found.rate > best.rate):
+                results[name][label] = found
+
+        for scp in scps.values():
+            drive(scp, template, next(studies), WARM_UP, 1)
+        for number in associations:
+            label = f"{number} association{'s' if number > 1 else ''}"
+            for _ in range(repeat):
+                for name, scp in scps.items():
+                    run(name, label, drive(scp, template, next(studies), count, number))
+        for _ in range(repeat if few else 0):
+            for name, scp in scps.items():
+                found = drive_storescu(scp, template, next(studies), few, folders[name])
+                run(name, "dcmtk storescu", found)
+        for scp in scps.values():
+            print(f"{scp.name}: {scp.rss_mib():.0f} MiB RSS at the end", flush=True)
+    return results
 
 
 def report(results: dict[str, dict[str, Figures]]) -> None:
@@ -148,10 +179,14 @@ def report(results: dict[str, dict[str, Figures]]) -> None:
     print(f"\n{'':<18}{'':<16}{'rate /s':>9}{'CPU ms':>9}{'p50 ms':>9}{'p99 ms':>9}", end="")
     print(f"{'our rate':>11}{'its CPU':>10}")
     reference = results.get("ours", {})
-    for label in next(iter(results.values())):
+    labels = dict.fromkeys(label for figures in results.values() for label in figures)
+    for label in labels:
         for name, figures in results.items():
-            it, mine = figures[label], reference.get(label)
+            it, mine = figures.get(label), reference.get(label)
             line = f"{label:<18}{name:<16}"
+            if it is None:
+                print(line + "rejects so many associations")
+                continue
             line += f"{it.rate:>9.0f}{it.cpu:>9.2f}{it.p50:>9.2f}{it.p99:>9.2f}"
             if mine is not None and name != "ours":
                 line += f"{f'x {mine.rate / it.rate:.1f}':>11}{f'x {it.cpu / mine.cpu:.1f}':>10}"
@@ -175,17 +210,14 @@ def main() -> None:
         drive_beside_idle(ours, template, arguments.count, arguments.idle)
         return
     print(f"{arguments.count} CT instances of {template.size / 1000:.0f} KB", flush=True)
-    results = {
-        name: measure(
-            SERVERS[name],
-            template,
-            arguments.associations,
-            arguments.count,
-            arguments.repeat,
-            arguments.storescu,
-        )
-        for name in arguments.servers
-    }
+    results = measure(
+        arguments.servers,
+        template,
+        arguments.associations,
+        arguments.count,
+        arguments.repeat,
+        arguments.storescu,
+    )
     report(results)
 
 

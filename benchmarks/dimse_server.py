@@ -16,12 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import structlog
-import uvloop
 
 from imaging_ingestion.association.listener import Listener
 from imaging_ingestion.association.services.echo import EchoService
 from imaging_ingestion.association.services.store import StoreService
 from imaging_ingestion.brokers.embedded import BrokerSettings, EmbeddedBroker
+from imaging_ingestion.cli.up import loop_factory, tune_interpreter
 from imaging_ingestion.dimse.acceptor import AcceptorPolicy, ContextPolicy
 from imaging_ingestion.dimse.sop_class import (
     DATA_SET_TRANSFER_SYNTAXES,
@@ -81,7 +81,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    tune_interpreter()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(arguments.port, arguments.data))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 import struct
@@ -18,6 +19,7 @@ from dimse_site import (
     ct,
     dimse_site,
 )
+from instances import padded
 from loops import BOTH_LOOPS
 from raw_peer import RawPeer, message, raw_peer, store_request
 from stow_site import until
@@ -390,6 +392,28 @@ async def test_an_instance_that_the_space_keeps_is_refused_for_good(tmp_path: Pa
                 statuses.append((await peer.answer()).status)
         assert statuses == [0, 0, 0xC111]
         assert await site.data_set_of(sent.sop_instance) == sent.data_set
+
+
+async def test_a_full_disk_is_out_of_resources_for_now(site: DimseSite) -> None:  # C4
+    sent = ct()
+    data = padded(sent.data_set, 3 << 20)
+    request = store_request(CT_IMAGE_STORAGE, sent.sop_instance)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with raw_peer(site.port) as peer:
+        await peer.associate(CT)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))
+        try:
+            await peer.send(message(1, request, data))
+            refused = await peer.answer()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert isinstance(refused, CStoreResponse)
+        assert refused.status == 0xA700
+        assert refused.error_comment == "the storage space is full"
+        await site.site.assert_holds()
+        await peer.send(message(1, request, data))
+        assert (await peer.answer()).status == 0
+    await site.site.assert_holds(sent.sop_instance)
 
 
 # ---- ends in the middle

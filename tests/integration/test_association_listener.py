@@ -139,6 +139,25 @@ async def test_several_operations_at_a_time_where_both_agree(tmp_path: Path) -> 
         await site.site.assert_holds(*[one.sop_instance for one in sent])
 
 
+async def test_sixteen_busy_associations_beside_five_hundred_idle_ones_lose_nothing(
+    site: DimseSite,
+) -> None:
+    idle = [await site.call(CT) for _ in range(500)]
+
+    async def send(worker: int) -> None:
+        association = await site.call(CT)
+        for number in range(5):
+            assert (await store(association, ct(number=100 * worker + number))).status == 0
+        await association.release()
+
+    await asyncio.gather(*map(send, range(16)))
+    assert all(association.is_open for association in idle)
+    assert (await store(idle[0], ct(number=9000))).status == 0
+    await asyncio.gather(*(association.release() for association in idle))
+    numbers = [100 * worker + number for worker in range(16) for number in range(5)]
+    await site.site.assert_holds(*[ct(number=n).sop_instance for n in [*numbers, 9000]])
+
+
 # ---- identities
 
 

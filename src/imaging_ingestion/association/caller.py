@@ -33,6 +33,7 @@ class Caller:
 
     def __init__(self, listener: Listener) -> None:
         self.association: Association | None = None
+        self.is_ended = False  # on our side, perhaps before there was a link
         self.wire = Wire(
             Role.ACCEPTOR,
             artim=listener.settings.artim,
@@ -51,6 +52,7 @@ class Caller:
 
     def end(self, why: str) -> None:
         """End it now, by A-ABORT where there is an association."""
+        self.is_ended = True
         if self.association is not None and self.association.is_open:
             self.association.fail(AssociationAbortedError(why))
         elif self.wire.is_open:

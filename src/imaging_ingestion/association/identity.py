@@ -18,7 +18,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import jwt
 import structlog
 
 from imaging_ingestion.dimse.acceptor import IdentityVerdict
@@ -128,6 +127,8 @@ class UserIdentities:
         return is_right and known is not None
 
     def _is_token(self, token: bytes) -> bool:
+        import jwt
+
         settings = self._tokens
         assert settings is not None
         try:
@@ -175,6 +176,8 @@ class _Passcode:
 
 
 def _check_tokens(tokens: TokenSettings) -> None:
+    import jwt
+
     unknown = sorted(set(tokens.algorithms) - _ALGORITHMS)
     if unknown or not tokens.algorithms:
         raise IdentityConfigError(f"{', '.join(unknown) or 'nothing'} is no signature of a token")

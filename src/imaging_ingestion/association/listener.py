@@ -87,7 +87,8 @@ class Listener:
         self._services = services if isinstance(services, Services) else Services(services)
         self._verify = verify
         self._sockets: list[socket.socket] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
         #: Without an association, in the order they came, or theirs ended; and how to end them.
         self._waiting: dict[Caller, Callable[[str], None]] = {}
         self._associated: set[Caller] = set()
@@ -111,7 +112,7 @@ class Listener:
         sockets = await listening_sockets(host, port, reuse_port=reuse_port)
         self._sockets += sockets
         for listening in sockets:
-            self._begin(self._accept(listening, tls))
+            self._begin(self._accept(listening, tls), self._accepting)
         return int(sockets[0].getsockname()[1])
 
     def accept(self) -> Wire:
@@ -133,10 +134,10 @@ class Listener:
                     group.create_task(association.drained(PAUSE))
         except TimeoutError:
             log.warning("dimse.stopped_in_the_middle", associations=self.associations)
-        for task in self._tasks:
+        for task in self._accepting:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._accepting:
+            await asyncio.wait(self._accepting)
         for listening in self._sockets:
             listening.close()
         self._sockets.clear()
@@ -219,12 +220,14 @@ class Listener:
             log.warning("dimse.crowded_out", connections=self._crowded_out)
             self._crowded_out, self._tell_again = 0, now + _FLOOD
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _begin(
+        self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]
+    ) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
-            self._tasks.discard(task)
+            tasks.discard(task)
             if not task.cancelled() and task.exception() is not None:
                 log.error("dimse.listener_failed", exc_info=task.exception())
 
@@ -245,11 +248,14 @@ class Listener:
                 continue  # or it has gone already
             caller = Caller(self)
             peer = f"{address[0]}:{address[1]}"
-            opening = self._begin(self._open_link(caller, connection, peer, tls))
+            opening = self._begin(self._open_link(caller, connection, peer, tls), self._opening)
             opening.add_done_callback(partial(self._opened, caller, connection))
 
             def end(why: str, caller: Caller = caller, opening: Any = opening) -> None:
-                opening.cancel()
+                # What takes no time is not cancelled: uvloop would make the link after that, and
+                # never tell its end.
+                if tls is not None:
+                    opening.cancel()
                 caller.end(why)
 
             self._came(caller, end)
@@ -262,6 +268,8 @@ class Listener:
         try:
             if tls is None:
                 await loop.connect_accepted_socket(lambda: TcpLink(caller.wire), connection)
+                if caller.is_ended:
+                    caller.wire.link.abort()
             else:
                 await loop.connect_accepted_socket(
                     lambda: TcpLink(caller.wire),

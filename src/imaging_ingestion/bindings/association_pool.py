@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +18,12 @@ import structlog
 
 from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.connect import ConnectSettings, connect
-from imaging_ingestion.association.error import AssociationError, AssociationRejectedError
+from imaging_ingestion.association.error import (
+    AssociationError,
+    AssociationRejectedError,
+    AssociationReleasedError,
+    PeerTimeoutError,
+)
 from imaging_ingestion.association.services.transcoder import Transcoder
 from imaging_ingestion.association.store_user import Kind, propose
 from imaging_ingestion.dimse.negotiation import MAX_CONTEXTS
@@ -27,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds a target may take to agree to a release.
 _RELEASE: Final = 5.0
+#: Seconds after which a target that does not answer may be waiting for the end of another one.
+_PATIENCE: Final = 2.0
 #: Seconds for which a target that had enough associations is asked for no more of them.
 _FEWER_FOR: Final = 60.0
 
@@ -53,7 +60,11 @@ class Pooled:
 
 
 class AssociationPool:
-    """Up to `size` associations with a target; they are released after `idle` seconds unused."""
+    """Up to `size` associations with a target; they are released after `idle` seconds unused.
+
+    Who needs one takes one that is idle, or asks the target for one more and takes whichever comes
+    first: some targets leave a request unanswered until another association has ended.
+    """
 
     def __init__(
         self,
@@ -68,11 +79,12 @@ class AssociationPool:
         self._size = size
         self._idle_time = idle
         self._in_use = 0
-        self._left = asyncio.Condition()
+        self._idle: list[Pooled] = []  # the one used last at the end
+        self._asking: set[asyncio.Task[None]] = set()
         self._fewer = size  # for a while after the target had enough
         self._fewer_until = 0.0
-        self._idle: list[Pooled] = []  # the one used last at the end
         self._seen: OrderedDict[Kind, None] = OrderedDict()  # the one seen last at the end
+        self._changed = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -91,12 +103,13 @@ class AssociationPool:
 
     @asynccontextmanager
     async def association(self, kind: Kind, *, new: bool = False) -> AsyncIterator[Pooled]:
-        """An association on which this kind of instance was proposed, when it is one's turn.
+        """An association on which this kind of instance was proposed, when there is one.
 
         `new`: one that nothing has gone over. What is under way when the caller leaves must be
         finished, or the association ended. Raises AssociationError.
         """
-        pooled = await self._enter(kind, new=new)
+        self.expect([kind])
+        pooled = await self._take(kind, new=new)
         try:
             yield pooled
         except BaseException:
@@ -104,65 +117,73 @@ class AssociationPool:
                 await pooled.association.abort()
             raise
         finally:
-            try:
-                await self._give_back(pooled)
-            finally:
-                await self._leave()
+            self._in_use -= 1
+            pooled.is_new = False
+            await self._keep(pooled)
 
     async def close(self) -> None:
         """Release all that are not in use; one that is ends when it is given back."""
         self._is_closed = True
-        if self._reaper is not None:
-            self._reaper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reaper
+        self._notify()
+        tasks = [*self._asking, *([self._reaper] if self._reaper is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(self._release, idle))
 
-    @property
-    def _most(self) -> int:
-        """How many associations there may be now."""
-        is_over = asyncio.get_running_loop().time() >= self._fewer_until
-        return self._size if is_over else min(self._size, self._fewer)
-
-    async def _enter(self, kind: Kind, *, new: bool) -> Pooled:
-        """Wait for one's turn, and for an association.
-
-        A target that has enough of them for now, while others of ours go on, is content with those.
-        """
-        while True:
-            async with self._left:
-                await self._left.wait_for(lambda: self._in_use < self._most)
-                self._in_use += 1
-            try:
-                return await self._take(kind, new=new)
-            except AssociationRejectedError as error:
-                await self._leave()
-                if not error.is_transient or self._in_use == 0:
-                    raise
-                self._fewer = self._in_use
-                self._fewer_until = asyncio.get_running_loop().time() + _FEWER_FOR
-            except BaseException:
-                await self._leave()
-                raise
-
-    async def _leave(self) -> None:
-        self._in_use -= 1
-        async with self._left:
-            self._left.notify()
+    # ---- taking
 
     async def _take(self, kind: Kind, *, new: bool) -> Pooled:
-        self.expect([kind])
-        self._idle = [pooled for pooled in self._idle if pooled.association.is_open]
-        if not new:
-            for index in range(len(self._idle) - 1, -1, -1):
-                if kind in self._idle[index].proposed:
-                    return self._idle.pop(index)
-        while self._idle and self.open_associations > self._most:
-            await self._release(self._idle.pop(0))
-        return await self._connect()
+        asked: asyncio.Task[None] | None = None
+        while True:
+            if self._is_closed:
+                raise AssociationReleasedError("the pool of associations is closed")
+            pooled = self._pick(kind, new=new)
+            if pooled is not None:
+                return pooled
+            if asked is not None and asked.done():
+                error, asked = asked.exception(), None
+                if error is not None and not (self._is_enough(error) and self.open_associations):
+                    raise error
+            if asked is None and self._has_room:
+                asked = self._ask()
+            changed = self._changed
+            if asked is None and self._idle:
+                await self._release(self._idle.pop(0))  # none of them fits: it makes room
+                continue
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await changed.wait()
+            except TimeoutError:
+                if self._idle:  # perhaps the target waits for its end
+                    await self._release(self._idle.pop(0))
 
-    async def _connect(self) -> Pooled:
+    def _pick(self, kind: Kind, *, new: bool) -> Pooled | None:
+        """An idle association that fits, the one used last."""
+        self._idle = [pooled for pooled in self._idle if pooled.association.is_open]
+        for index in range(len(self._idle) - 1, -1, -1):
+            pooled = self._idle[index]
+            if kind in pooled.proposed and (pooled.is_new or not new):
+                del self._idle[index]
+                self._in_use += 1
+                return pooled
+        return None
+
+    @property
+    def _has_room(self) -> bool:
+        is_over = asyncio.get_running_loop().time() >= self._fewer_until
+        most = self._size if is_over else min(self._size, self._fewer)
+        return self.open_associations + len(self._asking) < most
+
+    def _ask(self) -> asyncio.Task[None]:
+        """Ask the target for one more; it will be idle when it is there."""
+        task = asyncio.create_task(self._connect())
+        self._asking.add(task)
+        task.add_done_callback(self._asked)
+        return task
+
+    async def _connect(self) -> None:
         target = self._target
         proposed = propose(reversed(self._seen), self._transcoder)
         association = await connect(
@@ -173,19 +194,38 @@ class AssociationPool:
             calling_ae_title=target.calling_ae_title,
             settings=target.settings,
         )
-        return Pooled(association, proposed.kinds)
+        await self._keep(Pooled(association, proposed.kinds))
 
-    async def _give_back(self, pooled: Pooled) -> None:
-        if not pooled.association.is_open:
-            return
-        pooled.is_new = False
-        pooled.idle_since = asyncio.get_running_loop().time()
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._is_enough(error) and self.open_associations:
+            self._fewer = self.open_associations
+            self._fewer_until = asyncio.get_running_loop().time() + _FEWER_FOR
+        self._notify()
+
+    def _is_enough(self, error: BaseException) -> bool:
+        """Whether a target that refuses so may just have enough associations."""
+        is_rejected = isinstance(error, AssociationRejectedError) and error.is_transient
+        return is_rejected or isinstance(error, PeerTimeoutError)
+
+    # ---- keeping
+
+    async def _keep(self, pooled: Pooled) -> None:
+        """Keep an association for the next one, or end it."""
         if self._is_closed:
             await self._release(pooled)
-            return
-        self._idle.append(pooled)
-        if self._reaper is None or self._reaper.done():
-            self._reaper = asyncio.create_task(self._reap())
+        elif pooled.association.is_open:
+            pooled.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(pooled)
+            if self._reaper is None or self._reaper.done():
+                self._reaper = asyncio.create_task(self._reap())
+        self._notify()
+
+    def _notify(self) -> None:
+        """Wake those who wait for an association, or for room for one."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _reap(self) -> None:
         """Release what has been idle for too long, until nothing is idle."""

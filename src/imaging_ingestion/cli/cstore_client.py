@@ -39,12 +39,12 @@ _PIECE: Final = 1 << 18  # bytes
 class _TryAgainError(Exception):
     """The file may be taken another time; the message says what happened.
 
-    `is_away`: there is nobody, so it would be the same with any other file.
+    `error` is what happened to the association, if it was that.
     """
 
-    def __init__(self, message: str, *, is_away: bool = False) -> None:
+    def __init__(self, message: str, error: AssociationError | None = None) -> None:
         super().__init__(message)
-        self.is_away = is_away
+        self.error = error
 
 
 class _HopelessError(Exception):
@@ -119,18 +119,18 @@ class CStoreClient:
         if kind is None:
             return Sent(file, State.FAILED, "it says no SOP Class UID or SOP Instance UID")
         problem = _TryAgainError("")
-        for attempt, wait in enumerate(self._waits):
+        for wait in self._waits:
             await asyncio.sleep(wait)
             if self._given_up is not None:
                 return Sent(file, State.FAILED, self._given_up)
             try:
-                return await self._try(file, kind, new=attempt > 0)
+                return await self._try(file, kind, new=problem.error is not None)
             except _TryAgainError as error:
                 problem = error
             except _HopelessError as error:
                 self._given_up = str(error)
                 return Sent(file, State.FAILED, str(error))
-        if problem.is_away:
+        if isinstance(problem.error, NotConnectedError):  # so it would be with any other file
             self._given_up = str(problem)
         return Sent(file, State.FAILED, str(problem))
 
@@ -140,11 +140,10 @@ class CStoreClient:
                 return await self._store(pooled.association, file, kind)
         except AssociationRejectedError as error:
             if error.is_transient:
-                raise _TryAgainError(_told(error)) from error
+                raise _TryAgainError(_told(error), error) from error
             raise _HopelessError(_told(error)) from error
         except AssociationError as error:
-            is_away = isinstance(error, NotConnectedError)
-            raise _TryAgainError(_told(error), is_away=is_away) from error
+            raise _TryAgainError(_told(error), error) from error
         except (TranscodeError, WorkerError) as error:
             return Sent(file, State.FAILED, f"it cannot be transcoded: {error}")
         except OSError as error:

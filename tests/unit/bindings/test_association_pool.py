@@ -228,3 +228,57 @@ async def test_an_error_of_the_user_goes_through_and_the_association_stays() -> 
                 raise AssociationError("of the user")
         async with pool.association(CT_KIND) as again:
             assert again.association is pooled.association
+
+
+@asynccontextmanager
+async def one_at_a_time(port: int) -> AsyncIterator[int]:
+    """A relay to a listener that leaves a connection alone until the one before it has ended."""
+    turn = asyncio.Semaphore(1)
+    tasks = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())
+        async with turn:
+            there, to_there = await asyncio.open_connection("127.0.0.1", port)
+
+            async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+                try:
+                    while data := await source.read(1 << 16):
+                        sink.write(data)
+                        await sink.drain()
+                except ConnectionError:
+                    return
+                finally:
+                    sink.close()
+
+            await asyncio.gather(pump(reader, to_there), pump(there, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_target_that_serves_one_at_a_time_keeps_nobody_waiting() -> None:
+    async with (
+        listener() as (port, listening),
+        one_at_a_time(port) as relayed,
+        pool_to(relayed, size=4) as pool,
+        asyncio.timeout(20),
+    ):
+        used = set()
+
+        async def use(kind: Kind) -> None:
+            async with pool.association(kind) as pooled:
+                used.add(id(pooled.association))
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(use(CT_KIND) for _ in range(30)))
+        assert len(used) == 1
+        # A kind that was not proposed before: the idle one has to end first.
+        await use((MR, JPEG))
+        assert listening.associations == 1

@@ -107,7 +107,9 @@ def test_one_image_in_many_transfer_syntaxes_is_one_image(
         assert found.PixelData == original.PixelData
 
 
-def test_every_lossless_file_is_decoded_as_pydicom_decodes_it(dicom_files: list[Path]) -> None:
+def test_every_lossless_file_is_decoded_as_pydicom_decodes_it(  # W7
+    dicom_files: list[Path],
+) -> None:
     checked = set()
     for path in compressed_files(dicom_files, lossy=False):
         source, _ = taken_apart(path)

@@ -104,9 +104,10 @@ class Storing:
                 instance.transfer_syntax_uid,
                 self.transcoder,
             )
-        except (TranscodeError, WorkerError) as error:
+        except (TranscodeError, WorkerError, OSError) as error:
+            # OSError: the object cannot be read, or there is no room to transcode it.
             log.warning(
-                "dimse.retrieve.not_transcoded",
+                "dimse.retrieve.not_sent",
                 sop_instance_uid=instance.sop_instance_uid,
                 transfer_syntax_uid=context.transfer_syntax,
                 reason=str(error),

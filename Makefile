@@ -57,6 +57,6 @@ $(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $(VENV)/.ready $@
 
 $(VALIDATOR)/node_modules/.ready: $(VALIDATOR)/package.json
-	scripts/need_commands curl:curl npm:npm storescu:dcmtk
+	scripts/need_commands curl:curl npm:npm storescp:dcmtk setpriv:util-linux
 	npm install --prefix $(VALIDATOR) --no-package-lock --no-audit --no-fund --silent
 	touch $@

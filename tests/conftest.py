@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,17 @@ def _find_dicom() -> tuple[Path, ...]:
 
 
 DICOM_ROOTS = _find_dicom()
+
+
+#: Commands that tests run, and their Debian packages; `make test` installs them.
+COMMANDS = {"curl": "curl", "npm": "npm", "setpriv": "util-linux", "storescp": "dcmtk"}
+
+
+def pytest_sessionstart() -> None:
+    """Fail at once, and not by leaving tests out, where a program is missing that tests run."""
+    missing = sorted({package for one, package in COMMANDS.items() if shutil.which(one) is None})
+    if missing:
+        raise pytest.UsageError(f"install what tests run: apt-get install {' '.join(missing)}")
 
 
 def pytest_report_header() -> str:

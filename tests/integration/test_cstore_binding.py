@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -50,7 +49,6 @@ STUDY, SERIES = "1.2.826.0.1.3680043.8.498.9", "1.2.826.0.1.3680043.8.498.9.1"
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 BIG, RLE, J2K = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90"
 SOON = RetryPolicy(first=0.05, longest=0.2, attempts=1000)
-needs_dcmtk = pytest.mark.skipif(shutil.which("storescp") is None, reason="dcmtk is not installed")
 
 
 def sop(number: int) -> str:
@@ -563,7 +561,6 @@ def event_of(uid: str, **changes: object) -> Event:
 # --- dcmtk
 
 
-@needs_dcmtk
 @pytest.mark.parametrize("option", ["+xi", "+xe", "+xb", "+xd", "+xr", "+xv"])
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"])
 async def test_storescp_gets_what_it_takes(
@@ -581,7 +578,6 @@ async def test_storescp_gets_what_it_takes(
     assert np.array_equal(found.pixel_array, pydicom.dcmread(dicom_file(expected)).pixel_array)
 
 
-@needs_dcmtk
 async def test_storescp_gets_many_at_once(tmp_path: Path, instances: list[bytes]) -> None:
     async with (
         storescp(tmp_path / "scp", "+B", "+xa", "--fork") as peer,
@@ -594,7 +590,6 @@ async def test_storescp_gets_many_at_once(tmp_path: Path, instances: list[bytes]
     assert found == {sop(i): data_set_of(instance) for i, instance in enumerate(instances)}
 
 
-@needs_dcmtk
 @pytest.mark.parametrize(
     ("option", "told"),
     [
@@ -617,7 +612,6 @@ async def test_a_storescp_that_breaks_off_is_tried_again_until_it_does_not(
             assert peer.data_sets() == {sop(0): data_set_of(instances[0])}
 
 
-@needs_dcmtk
 async def test_a_storescp_that_releases_after_each_association_is_called_again(
     tmp_path: Path, instances: list[bytes]
 ) -> None:
@@ -633,7 +627,6 @@ async def test_a_storescp_that_releases_after_each_association_is_called_again(
 # --- TLS
 
 
-@needs_dcmtk
 async def test_a_target_is_called_over_tls(tmp_path: Path, instances: list[bytes]) -> None:
     authority = Authority()
     ca = authority.file(tmp_path / "ca.pem")
@@ -657,7 +650,6 @@ async def test_a_target_is_called_over_tls(tmp_path: Path, instances: list[bytes
         assert peer.data_sets() == {sop(0): data_set_of(instances[0])}
 
 
-@needs_dcmtk
 async def test_a_target_that_is_not_trusted_is_told(tmp_path: Path, instances: list[bytes]) -> None:
     authority, other = Authority(), Authority("Another CA")
     server = authority.issue("server")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import sqlite3
@@ -21,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
-from command import command, environment, started
+from command import command, environment, obeying_permissions, started
 from instances import multipart, with_uids
 from platform_process import START_TIMEOUT, Platform, free_port
 
@@ -306,11 +305,12 @@ def test_a_data_folder_that_is_none_is_told(tmp_path: Path):
     assert done.stderr == f"imaging-ingestion: {tmp_path / 'file' / 'x'}: Not a directory\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_data_folder_that_may_not_be_written_is_told(tmp_path: Path):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
-    done = command("up", "--data", folder, "--http-port", "0", codes=(2,))
+    done = command(
+        "up", "--data", folder, "--http-port", "0", codes=(2,), prefix=obeying_permissions()
+    )
     assert done.stderr == f"imaging-ingestion: {folder}: cannot be written to\n"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from search_site import ODD_CHARACTERS, label_of, labels, search_site, uid_of
 __all__ = ["search_site"]
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("findscu") is None, reason="dcmtk is not installed"),
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +16,6 @@ from retrieve_site import RetrieveSite, retrieve_site
 
 from imaging_ingestion.association.services.destination import Destination
 from imaging_ingestion.dicom.scan import scan_bytes
-
-pytestmark = pytest.mark.skipif(shutil.which("movescu") is None, reason="dcmtk is not installed")
 
 #: Explicit and implicit VR, big endian, deflated, RLE, JPEG, JPEG 2000, JPEG-LS.
 FILES = (

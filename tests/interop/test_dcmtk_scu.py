@@ -17,8 +17,6 @@ from dimse_site import elements
 from instances import with_uids
 from platform_process import free_port
 
-pytestmark = pytest.mark.skipif(shutil.which("dcmqrscp") is None, reason="dcmtk is not installed")
-
 STUDY = "1.2.826.0.1.3680043.8.498.12"
 SERIES = f"{STUDY}.1"
 PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
@@ -74,6 +72,20 @@ async def test_every_transfer_syntax_arrives_byte_for_byte(tmp_path: Path, folde
         assert "8 stored, 0 already there, 0 failed" in await run("send", folder, "--to", peer)
         found = await asyncio.to_thread(peer.data_sets)
     assert found == data_sets_in(folder)
+
+
+async def test_a_deflated_file_of_odd_length_is_taken(
+    tmp_path: Path, dicom_file: Callable[[str], Path]
+) -> None:
+    file = dicom_file("image_dfl.dcm")
+    (tmp_path / "odd").mkdir()
+    shutil.copy(file, tmp_path / "odd")
+    (sent,) = data_sets_in(tmp_path / "odd").values()
+    assert len(sent) % 2, "the file is to be one of odd length"
+    async with storescp(tmp_path / "scp", "+B", "+xa") as peer:
+        assert "1 stored" in await run("send", file, "--to", peer)
+        (found,) = (await asyncio.to_thread(peer.data_sets)).values()
+    assert found == sent + b"\0"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,13 @@ def command_line(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "imaging_ingestion.cli.main", *map(str, arguments)]
 
 
+def obeying_permissions() -> list[str]:
+    """What to begin a command line with, so that root, too, may only do what permissions say."""
+    if os.geteuid():
+        return []
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
 #: What would change how the command looks, or what it does, from outside.
 _LEFT_OUT = frozenset({"CI", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "STOW_AUTH_TOKEN"})
 
@@ -31,10 +38,11 @@ def command(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     codes: Sequence[int] = (0,),
+    prefix: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; the test fails if its exit code is not one of `codes`."""
     done = subprocess.run(
-        command_line(*arguments),
+        [*prefix, *command_line(*arguments)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.services.transcoder import Transcoder
+from imaging_ingestion.dicom.transfer_syntax import encoding_of
 from imaging_ingestion.dimse.command import CStoreRequest, Response
 from imaging_ingestion.dimse.negotiation import MAX_CONTEXTS, AcceptedContext, Agreement
 from imaging_ingestion.dimse.requestor import Proposal
@@ -107,14 +108,27 @@ async def store(
                 transcoder.converted(data_set, transfer_syntax_uid, context.transfer_syntax)
             )
         first = await anext(pieces, b"")
-        whole = await stack.enter_async_context(aclosing(_joined(first, pieces)))
+        is_deflated = encoding_of(context.transfer_syntax).deflated
+        whole = await stack.enter_async_context(
+            aclosing(_joined(first, pieces, is_deflated=is_deflated))
+        )
         responses = association.request(context.context_id, request, whole)
         async for answer in await stack.enter_async_context(aclosing(responses)):
             return answer.response  # C-STORE has one
     raise AssertionError("an association ends a request with a response or an error")
 
 
-async def _joined(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _joined(
+    first: bytes, rest: AsyncIterator[bytes], *, is_deflated: bool
+) -> AsyncGenerator[bytes, None]:
+    """All of it. A deflated data set gets the null byte that makes its length even (PS3.5 A.5).
+
+    Files come without it, and dcmtk ends an association on which a fragment is odd.
+    """
+    size = len(first)
     yield first
     async for piece in rest:
+        size += len(piece)
         yield piece
+    if is_deflated and size % 2:
+        yield b"\0"

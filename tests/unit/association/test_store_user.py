@@ -137,3 +137,40 @@ async def test_the_own_transfer_syntax_goes_before_others() -> None:  # C22
             context = context_for(association.agreement, (CT, EXPLICIT), transcoder)
             assert (context and context.transfer_syntax) == expected
             await association.release()
+
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "data", "sent"),
+    [
+        (DEFLATED, b"\x03\x00\x01", b"\x03\x00\x01\0"),  # PS3.5 A.5
+        (DEFLATED, b"\x03\x00", b"\x03\x00"),
+        (EXPLICIT, b"odd", b"odd"),  # it is wrong, but to add to it would not make it right
+    ],
+)
+async def test_a_deflated_data_set_of_odd_length_gets_a_null_byte(
+    syntax: str, data: bytes, sent: bytes
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield data[:1]
+        yield data[1:]
+
+    collector = Collector()
+    async with destination(collector, syntaxes=(syntax,)) as (peer, _):
+        association = await connect(
+            peer.host,
+            peer.port,
+            propose([(CT, syntax)], None).proposals,
+            called_ae_title=peer.ae_title,
+            calling_ae_title="TEST",
+        )
+        context = context_for(association.agreement, (CT, syntax), None)
+        assert context is not None
+        request = CStoreRequest(
+            message_id=0, affected_sop_class_uid=CT, affected_sop_instance_uid="1.2.3"
+        )
+        await store(association, context, request, pieces(), syntax, None)
+        await association.release()
+    assert [one.data_set for one in collector.arrived] == [sent]

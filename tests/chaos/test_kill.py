@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from forwarding_site import forwarding_site
 from instances import multipart, with_uids
 from platform_process import Platform
 
@@ -20,28 +21,6 @@ SENDERS = 4
 PER_REQUEST = 5
 ROOT = "1.2.826.0.1.3680043.8.498.77"
 DELIVERY_TIMEOUT = 180.0  # seconds; a delivery in hand when the process died waits for its lease
-
-SITE = """
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomEventDrivenIngestion
-metadata: {{name: core}}
-spec: {{revisioningDelay: 1}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomwebIngestionService
-metadata: {{name: clinical}}
-spec: {{dicomEventDrivenIngestionName: core, providerName: clinical}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomInstanceBinding
-metadata: {{name: forward}}
-spec: {{dicomEventDrivenIngestionName: core, bindingConfigName: forward}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: forward}}
-data: {{STOW_ENDPOINT: "{endpoint}"}}
-"""
 
 
 class Sender(threading.Thread):
@@ -132,7 +111,7 @@ def test_every_acknowledged_instance_survives_kills_and_reaches_the_binding(
     chance = random.Random(seed)
     target = Platform(tmp_path / "target").start()
     source = Platform(
-        tmp_path / "source", site=SITE.format(endpoint=f"{target.dicomweb}/studies")
+        tmp_path / "source", site=forwarding_site(f"{target.dicomweb}/studies")
     ).start()
     senders = [Sender(n, source, dicom_file("CT_small.dcm")) for n in range(SENDERS)]
     try:

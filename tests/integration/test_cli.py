@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from command import command, command_line, environment, started
+from forwarding_site import forwarding_site
 from instances import with_uids
 from platform_process import Platform, free_port
 from recorded import data_set, part10
@@ -25,39 +26,21 @@ from imaging_ingestion.cli.api_client import Api
 from imaging_ingestion.cli.collect import DicomFile, look_at
 
 ROOT = "1.2.826.0.1.3680043.8.498.66"
-SITE = """
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomEventDrivenIngestion
-metadata: {{name: core}}
-spec: {{revisioningDelay: 0}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomwebIngestionService
-metadata: {{name: clinical}}
-spec: {{dicomEventDrivenIngestionName: core, providerName: clinical}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomInstanceBinding
-metadata: {{name: forward}}
-spec: {{dicomEventDrivenIngestionName: core, bindingConfigName: forward}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: forward}}
-data: {{STOW_ENDPOINT: "http://127.0.0.1:{port}/nowhere"}}
+#: A second core beside the forwarding one.
+SECOND_CORE = """\
 ---
 apiVersion: imaging-ingestion.alvearie.org/v1alpha1
 kind: DicomEventDrivenIngestion
-metadata: {{name: second}}
+metadata: {name: second}
 ---
 apiVersion: imaging-ingestion.alvearie.org/v1alpha1
 kind: DicomwebIngestionService
-metadata: {{name: other}}
-spec: {{dicomEventDrivenIngestionName: second, bucketConfigName: other}}
+metadata: {name: other}
+spec: {dicomEventDrivenIngestionName: second, bucketConfigName: other}
 ---
 apiVersion: v1
 kind: ConfigMap
-metadata: {{name: other}}
+metadata: {name: other}
 """
 
 
@@ -66,7 +49,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform that all tests of this module share; each has studies of its own."""
     port = free_port()
     # The binding's target is the platform itself, at a path that it refuses: a dead letter each.
-    site = SITE.format(port=port)
+    endpoint = f"http://127.0.0.1:{port}/nowhere"
+    site = forwarding_site(endpoint, revisioning_delay=0) + SECOND_CORE
     running = Platform(tmp_path_factory.mktemp("platform"), site, port=port).start()
     yield running
     assert running.stop() == 0

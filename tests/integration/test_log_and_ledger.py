@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from aiohttp import web
 from api_site import ApiSite, api_site
 from event_core import Target, states, stored, until
+from forwarding_site import forwarding_site
 from instances import multipart, with_uids
 from platform_process import Platform
 from structlog.testing import capture_logs
@@ -39,28 +40,6 @@ from imaging_ingestion.manifest.migrate import migrate
 LITERALS = {"literal_binds": True}
 DEADLINE = 120.0  # seconds; a delivery in hand when its process died waits for its lease
 ROOT = "1.2.826.0.1.3680043.8.498.55"
-
-SITE = """
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomEventDrivenIngestion
-metadata: {{name: core}}
-spec: {{revisioningDelay: 1}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomwebIngestionService
-metadata: {{name: clinical}}
-spec: {{dicomEventDrivenIngestionName: core, providerName: clinical}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomInstanceBinding
-metadata: {{name: forward}}
-spec: {{dicomEventDrivenIngestionName: core, bindingConfigName: forward}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: forward}}
-data: {{STOW_ENDPOINT: "{endpoint}"}}
-"""
 
 
 class StowTarget:
@@ -158,7 +137,7 @@ async def test_a_consumer_and_a_target_miss_nothing_though_the_platform_is_kille
 ) -> None:
     source = dicom_file("CT_small.dcm")
     async with StowTarget().serving() as target, aiohttp.ClientSession() as client:
-        platform = Platform(tmp_path, site=SITE.format(endpoint=target.url))
+        platform = Platform(tmp_path, site=forwarding_site(target.url))
         await asyncio.to_thread(platform.start)
         follower = Follower(client, platform.url)
         following = asyncio.create_task(follower.follow())
@@ -220,7 +199,7 @@ async def test_what_a_target_refused_is_kept_with_its_answer_and_driven_again(
 ) -> None:
     async with StowTarget().serving() as target, aiohttp.ClientSession() as client:
         target.answer = (409, "the study is signed off")
-        platform = Platform(tmp_path, site=SITE.format(endpoint=target.url))
+        platform = Platform(tmp_path, site=forwarding_site(target.url))
         await asyncio.to_thread(platform.start)
         api = f"{platform.url}/api"
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forwarding_site import forwarding_site
 from instances import with_uids
 from platform_process import Platform
 
@@ -127,34 +128,13 @@ def test_4000_instances_of_512_kib_in_one_request(platform: Platform, template: 
     assert peak(platform) < LIMIT
 
 
-FORWARDING = """
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomEventDrivenIngestion
-metadata: {{name: core}}
-spec: {{}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomwebIngestionService
-metadata: {{name: clinical}}
-spec: {{dicomEventDrivenIngestionName: core, providerName: clinical}}
----
-apiVersion: imaging-ingestion.alvearie.org/v1alpha1
-kind: DicomInstanceBinding
-metadata: {{name: forward}}
-spec: {{dicomEventDrivenIngestionName: core, bindingConfigName: forward}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: forward}}
-data: {{STOW_ENDPOINT: "{endpoint}"}}
-"""
 DELIVERY_TIMEOUT = 120.0  # seconds
 
 
 def test_a_binding_forwards_1_gib_as_it_streams(
     platform: Platform, template: bytes, tmp_path: Path
 ) -> None:
-    site = FORWARDING.format(endpoint=platform.dicomweb)
+    site = forwarding_site(platform.dicomweb)
     source = Platform(tmp_path / "source", site=site).start()
     try:
         status, _ = post(source, instance(template, 1, 1024 * MIB), "application/dicom")

@@ -31,6 +31,7 @@ from imaging_ingestion.dimse.sop_class import (
 )
 from imaging_ingestion.intake import Intake
 from imaging_ingestion.manifest.database import open_database
+from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import migrate
 from imaging_ingestion.storage.directory import DirectorySpace
 
@@ -48,7 +49,9 @@ async def serve(port: int, data: Path) -> None:
         BrokerSettings(
             core="bench",
             revisioning_delay=timedelta(seconds=30),
-            space_url=lambda _space: "http://127.0.0.1/dicom-web",
+            roots_of=lambda _space: SpaceRoots(
+                "http://127.0.0.1/dicom-web", "http://127.0.0.1/dicom-web"
+            ),
             api_url="http://127.0.0.1/api",
         ),
     )

@@ -37,7 +37,7 @@ from imaging_ingestion.events.stored import ConflictPolicy
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.intake import Intake, IntakeSettings
 from imaging_ingestion.manifest.database import Database, is_away, open_database
-from imaging_ingestion.manifest.event_data import SpaceUrl
+from imaging_ingestion.manifest.event_data import RootsOf, SpaceRoots
 from imaging_ingestion.manifest.migrate import NewerSchemaError, migrate
 from imaging_ingestion.resources.plan import CorePlan, SitePlan, SpacePlan
 from imaging_ingestion.resources.site_file import SiteError
@@ -69,7 +69,7 @@ class _Core:
     broker: EmbeddedBroker
     spaces: dict[str, Space]
     services: dict[str, DicomwebService]
-    space_url: SpaceUrl
+    roots_of: RootsOf
 
     def handle(self) -> CoreHandle:
         return CoreHandle(
@@ -79,7 +79,7 @@ class _Core:
             bindings=tuple(binding.name for binding in self.plan.bindings),
             spaces=tuple(self.spaces),
             next_commit=self.broker.next_commit,
-            space_url=self.space_url,
+            roots_of=self.roots_of,
         )
 
 
@@ -174,18 +174,20 @@ async def _start_core(
     selectors: Mapping[str, Selector],
 ) -> _Core:
     database = await _open_manifest(stack, plan, data)
-    space_urls = {
-        space.name: (space.internal_url or f"{base_url}/spaces/{space.name}/dicom-web").rstrip("/")
-        for space in plan.spaces
-    }
+    plans = {space.name: space for space in plan.spaces}
 
-    def space_url(space: str) -> str:
-        return space_urls.get(space, f"{base_url}/spaces/{space}/dicom-web")
+    def roots_of(space: str) -> SpaceRoots:
+        own = f"{base_url}/spaces/{space}/dicom-web"
+        declared = plans.get(space)
+        if declared is None:
+            return SpaceRoots(own, own)
+        internal = (declared.internal_url or own).rstrip("/")
+        return SpaceRoots(internal, (declared.external_url or internal).rstrip("/"))
 
     settings = BrokerSettings(
         core=plan.name,
         revisioning_delay=plan.revisioning_delay,
-        space_url=space_url,
+        roots_of=roots_of,
         api_url=f"{base_url}/api",
     )
     broker = EmbeddedBroker(database, settings)
@@ -204,12 +206,12 @@ async def _start_core(
         stack.push_async_callback(intake.close)
     settling = Settling(
         database,
-        lambda space, study, series: f"{space_url(space)}/studies/{study}/series/{series}",
+        lambda space, study, series: f"{roots_of(space).internal}/studies/{study}/series/{series}",
         broker.committed,
     )
     settling.start()
     stack.push_async_callback(settling.stop)
-    return _Core(plan, database, broker, spaces, services, space_url)
+    return _Core(plan, database, broker, spaces, services, roots_of)
 
 
 async def _open_manifest(stack: AsyncExitStack, plan: CorePlan, data: Path) -> Database:

@@ -30,6 +30,7 @@ from imaging_ingestion.events.retry import RetryPolicy
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.manifest import revision
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import migrate
 from imaging_ingestion.manifest.record import delete_instances, record_batch
 
@@ -634,7 +635,7 @@ async def test_the_broker_drives_it_until_the_server_agrees(site: Site) -> None:
         BrokerSettings(
             core="core",
             revisioning_delay=timedelta(milliseconds=50),
-            space_url=lambda _space: BASE,
+            roots_of=lambda _space: SpaceRoots(BASE, BASE),
             api_url="http://127.0.0.1/api",
         ),
     )

@@ -79,7 +79,7 @@ async def api_site(**databases: Database) -> AsyncIterator[ApiSite]:
             bindings=("declared",),
             spaces=("default", "research"),
             next_commit=brokers[name].next_commit,
-            space_url=settings().space_url,
+            roots_of=settings().roots_of,
         )
         for name, database in databases.items()
     }

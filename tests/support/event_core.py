@@ -22,6 +22,7 @@ from imaging_ingestion.events.model import Event
 from imaging_ingestion.events.stored import StoredInstance
 from imaging_ingestion.manifest import ledger
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.ledger import LedgerEntry
 from imaging_ingestion.manifest.record import record_batch
 from imaging_ingestion.manifest.schema import delivery, delivery_count
@@ -151,12 +152,18 @@ class Target:
         return [event.id for event in self.taken]
 
 
+def roots_of(space: str) -> SpaceRoots:
+    """Where the spaces of these tests are said to be."""
+    root = f"http://127.0.0.1/spaces/{space}/dicom-web"
+    return SpaceRoots(root, root)
+
+
 def settings(**fields: Any) -> BrokerSettings:
     """A core called `test`, in a hurry."""
     values: dict[str, Any] = {
         "core": "test",
         "revisioning_delay": timedelta(0),
-        "space_url": lambda space: f"http://127.0.0.1/spaces/{space}/dicom-web",
+        "roots_of": roots_of,
         "api_url": "http://127.0.0.1/api",
         "poll": timedelta(milliseconds=20),
         "grace": timedelta(milliseconds=200),

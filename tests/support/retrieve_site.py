@@ -26,6 +26,7 @@ from imaging_ingestion.dicomweb.service import DicomwebService, DicomwebSettings
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.intake import Intake, IntakeRefused, Received
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import migrate
 from imaging_ingestion.manifest.record import delete_instances
 from imaging_ingestion.storage.directory import DirectorySpace
@@ -188,7 +189,9 @@ async def retrieve_site(
         BrokerSettings(
             core="test",
             revisioning_delay=timedelta(seconds=30),
-            space_url=lambda _space: "http://127.0.0.1/dicom-web",
+            roots_of=lambda _space: SpaceRoots(
+                "http://127.0.0.1/dicom-web", "http://127.0.0.1/dicom-web"
+            ),
             api_url="http://127.0.0.1/api",
         ),
     )

@@ -13,7 +13,7 @@ from fastapi import Depends, Path, Query, Request, Response
 from imaging_ingestion.dicomweb.problem import not_found
 from imaging_ingestion.events.broker import Broker
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.event_data import SpaceUrl
+from imaging_ingestion.manifest.event_data import RootsOf
 
 #: Rows of one answer at most.
 PAGE = 1000
@@ -28,8 +28,8 @@ UID_PATTERN = r"^[0-9.]{1,64}$"
 class CoreHandle:
     """What the API needs of one core.
 
-    `next_commit` gives an event that is set once this process has added to the log; `space_url`
-    the internal DICOMweb root of a space.
+    `next_commit` gives an event that is set once this process has added to the log; `roots_of`
+    the DICOMweb roots of a space.
     """
 
     name: str
@@ -38,7 +38,7 @@ class CoreHandle:
     bindings: tuple[str, ...]
     spaces: tuple[str, ...]
     next_commit: Callable[[], asyncio.Event]
-    space_url: SpaceUrl
+    roots_of: RootsOf
 
 
 def core_of(

@@ -157,7 +157,7 @@ async def get_event_data(
     if entry is None or entry.kind not in {ChangeKind.STORED, ChangeKind.REPLACED}:
         raise not_found(f"entry {number} of the log is not about a stored instance")
     event = event_of(entry, event_type, core.name)
-    data = await core.database.read(event_data, event, core.space_url)
+    data = await core.database.read(event_data, event, core.roots_of)
     if data is None:
         raise not_found("the instance has been deleted")
     return Response(data, media_type="application/json")

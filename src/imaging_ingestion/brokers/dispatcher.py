@@ -31,7 +31,7 @@ from imaging_ingestion.manifest import deliveries
 from imaging_ingestion.manifest.changes import Change
 from imaging_ingestion.manifest.database import Database, is_away
 from imaging_ingestion.manifest.deliveries import Claim, Outlook, Result
-from imaging_ingestion.manifest.event_data import SpaceUrl, event_of, with_data
+from imaging_ingestion.manifest.event_data import RootsOf, event_of, with_data
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +50,12 @@ Clock = Callable[[], int]  # nanoseconds since the epoch
 class BrokerSettings:
     """What the broker needs to know of its surroundings.
 
-    `space_url` gives the internal DICOMweb root of a space, `api_url` is the root of our API.
+    `roots_of` gives the DICOMweb roots of a space, `api_url` is the root of our API.
     """
 
     core: str
     revisioning_delay: timedelta
-    space_url: SpaceUrl
+    roots_of: RootsOf
     api_url: str
     lease: timedelta = LEASE
     poll: timedelta = POLL
@@ -324,7 +324,7 @@ class Dispatcher:
             event,
             claim.change,
             self._settings.core,
-            self._settings.space_url,
+            self._settings.roots_of,
             self._settings.api_url,
         )
         if event.data is None and event.dataref is None:

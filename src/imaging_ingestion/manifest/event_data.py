@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -30,8 +31,16 @@ from imaging_ingestion.manifest.schema import instance, instance_metadata
 #: Data above this travels as a reference to it (claim check, E10).
 INLINE_LIMIT = 256 * 1024
 
-#: The internal DICOMweb root of a space.
-SpaceUrl = Callable[[str], str]
+
+class SpaceRoots(NamedTuple):
+    """The DICOMweb roots of a space: where this site finds it, and where others do."""
+
+    internal: str
+    external: str
+
+
+#: The roots of a space by its name.
+RootsOf = Callable[[str], SpaceRoots]
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,7 +71,7 @@ def with_data(
     event: Event,
     entry: Change,
     core: str,
-    space_url: SpaceUrl,
+    roots_of: RootsOf,
     api_url: str,
 ) -> Event:
     """The event with its data; if that is large, with a reference to our API instead.
@@ -77,24 +86,24 @@ def with_data(
         path = f"revisions/{quote(event.space, safe='')}/{study}/{number}"
         query = {"core": core}
     else:
-        data = event_data(connection, event, space_url)
+        data = event_data(connection, event, roots_of)
         path, query = f"events/{entry.seq}", {"core": core, "type": event.type}
     if data is not None and not 0 < len(data) <= INLINE_LIMIT:
         return msgspec.structs.replace(event, dataref=f"{api_url}/{path}?{urlencode(query)}")
     return msgspec.structs.replace(event, data=data)
 
 
-def event_data(connection: Connection, event: Event, space_url: SpaceUrl) -> bytes | None:
+def event_data(connection: Connection, event: Event, roots_of: RootsOf) -> bytes | None:
     """The data of an event about an instance; None if the instance has been deleted since."""
     if event.type == IMAGE_STORED:
-        return _image_stored(connection, event, space_url)
+        return _image_stored(connection, event, roots_of)
     if event.type == DICOM_AVAILABLE:
-        endpoint = f"{space_url(event.space)}/{event.subject}"
+        endpoint = f"{roots_of(event.space).internal}/{event.subject}"
         return msgspec.json.encode(DicomAvailable(provider=event.provider, endpoint=endpoint))
     raise ValueError(f"no data is known for events of type {event.type!r}")
 
 
-def _image_stored(connection: Connection, event: Event, space_url: SpaceUrl) -> bytes | None:
+def _image_stored(connection: Connection, event: Event, roots_of: RootsOf) -> bytes | None:
     # instance_live_uid
     row = connection.execute(
         sa.select(
@@ -113,7 +122,7 @@ def _image_stored(connection: Connection, event: Event, space_url: SpaceUrl) -> 
     if row is None:
         return None
     attributes = zstandard.ZstdDecompressor().decompress(row.json_zstd).decode()
-    root = space_url(event.space)
+    roots = roots_of(event.space)
     return msgspec.json.encode(
         ImageStored(
             image=Image(row.transfer_syntax_uid, elements_of(attributes, ())),
@@ -121,8 +130,8 @@ def _image_stored(connection: Connection, event: Event, space_url: SpaceUrl) -> 
                 provider=row.provider,
                 bucket_name=event.space,
                 object_name=row.object_name,
-                wado_internal_endpoint=root,
-                wado_external_endpoint=root,
+                wado_internal_endpoint=roots.internal,
+                wado_external_endpoint=roots.external,
             ),
         )
     )

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from api_site import ApiSite, api_site
-from event_core import published, record, stored, until
+from event_core import published, record, roots_of, stored, until
 
 from imaging_ingestion.api import log as log_module
 from imaging_ingestion.events.model import IMAGE_STORED
@@ -171,9 +171,7 @@ async def test_the_dataref_of_a_large_revision_leads_to_its_data(  # E10
                 await second.write(revision.revise, 1, 1, lambda *_: "http://x")
                 (entry,) = (await second.read(changes.since, 0, 9, kinds=["revised"])).entries
                 event = event_of(entry, "StudyRevisionEvent", "second")
-                event = await second.read(
-                    with_data, event, entry, "second", lambda _: "http://x", site.url
-                )
+                event = await second.read(with_data, event, entry, "second", roots_of, site.url)
                 assert event.dataref is not None
                 async with site.client.get(event.dataref) as answer:
                     assert answer.status == 200
@@ -194,7 +192,7 @@ async def test_the_dataref_of_a_large_image_leads_to_its_data(site: ApiSite) -> 
         event_of(entry, IMAGE_STORED, "core"),
         entry,
         "core",
-        lambda _: "http://x",
+        roots_of,
         site.url,
     )
     assert event.dataref is not None

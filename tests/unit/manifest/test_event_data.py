@@ -18,19 +18,26 @@ from imaging_ingestion.events.model import (
 from imaging_ingestion.manifest import changes, revision
 from imaging_ingestion.manifest.changes import Change
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.event_data import INLINE_LIMIT, event_of, with_data
+from imaging_ingestion.manifest.event_data import (
+    INLINE_LIMIT,
+    SpaceRoots,
+    event_of,
+    with_data,
+)
 from imaging_ingestion.manifest.record import delete_instances
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def space_url(space: str) -> str:
-    return f"http://127.0.0.1/spaces/{space}/dicom-web"
+def roots_of(space: str) -> SpaceRoots:
+    return SpaceRoots(
+        f"http://127.0.0.1/spaces/{space}/dicom-web", f"https://images.example/{space}"
+    )
 
 
 async def whole(database: Database, entry: Change, event_type: str) -> Event:
     event = event_of(entry, event_type, "core")
-    return await database.read(with_data, event, entry, "core", space_url, "http://127.0.0.1/api")
+    return await database.read(with_data, event, entry, "core", roots_of, "http://127.0.0.1/api")
 
 
 async def entries(database: Database, *kinds: str) -> list[Change]:
@@ -138,7 +145,7 @@ async def test_a_stored_image_is_told_with_its_elements_and_its_place(
             "bucketName": "default",
             "objectName": "1/1.1/7-a",
             "wadoInternalEndpoint": root,
-            "wadoExternalEndpoint": root,
+            "wadoExternalEndpoint": "https://images.example/default",
         },
     }
     await database.write(delete_instances, "default", "1", None, None, 1, 0)

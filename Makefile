@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 #: Test processes side by side.
 JOBS ?= 2
+#: How long `make fuzz` searches.
+FUZZ_SECONDS ?= 60
 VALIDATOR := tests/support/fhir-validator
 
 .PHONY: demo test lint types layers check format fuzz bench docs clean
@@ -33,6 +35,13 @@ format: $(VENV)/.ready-dev  ## mend what lint can mend
 
 docs: $(VENV)/.ready-dev  ## the pages that are made from the code
 	$(BIN)/python scripts/make_configuration_reference.py > docs/configuration.md
+
+fuzz: $(VENV)/.ready-dev  ## look for what breaks an association, FUZZ_SECONDS long, in a copy of the corpus
+	$(PYTHON) -m pip --python $(VENV)/bin/python install --quiet --disable-pip-version-check \
+		--constraint constraints.txt atheris
+	mkdir -p build/fuzz && cp -n tests/fuzz/corpus/* build/fuzz/
+	$(BIN)/python tests/fuzz/fuzz_upper_layer.py -max_total_time=$(FUZZ_SECONDS) \
+		-artifact_prefix=build/ build/fuzz
 
 bench: $(VENV)/.ready-dev  ## beside Orthanc, in one run
 	$(BIN)/python benchmarks/dicomweb.py

@@ -1,10 +1,9 @@
 """Coverage-guided fuzzing of an association, from the corpus on.
 
-    pip install atheris
-    python tests/fuzz/fuzz_upper_layer.py -max_total_time=60 tests/fuzz/corpus
+    make fuzz FUZZ_SECONDS=60
 
-New inputs are added to the corpus folder given; what makes it fail is written as `crash-…`. Give a
-copy of the folder to search widely, and keep here what was found: `test_corpus` replays it.
+New inputs go to build/fuzz, a copy of the corpus; what makes it fail is written to build/ as
+`crash-…`. Keep in the corpus what was found: `test_corpus` replays it.
 """
 
 from __future__ import annotations

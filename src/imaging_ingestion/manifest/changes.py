@@ -23,6 +23,7 @@ from imaging_ingestion.events.model import (
     ChangeKind,
     Event,
 )
+from imaging_ingestion.manifest.prepared import Prepared
 from imaging_ingestion.manifest.schema import change
 
 #: Entries that a read with a filter looks at, at most; it then says how far it came.
@@ -30,6 +31,7 @@ SCAN = 20_000
 #: Any number that nobody else takes an advisory lock on in this database.
 _LOG_LOCK = sa.select(sa.func.pg_advisory_xact_lock(0x6C6F67))  # "log"
 _COLUMNS = tuple(c.name for c in change.c if c.name != "seq")
+_INSERT = Prepared(sa.insert(change))
 _IDS_AT_ONCE = 500
 
 _CARRIED_BY = {
@@ -77,7 +79,7 @@ def append(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None
     if connection.dialect.name == "postgresql":
         connection.execute(_LOG_LOCK)
     values = [{name: row.get(name) for name in _COLUMNS} for row in rows]
-    connection.execute(sa.insert(change), values)
+    _INSERT.each(connection, values)
 
 
 def publish(connection: Connection, rows: Sequence[Mapping[str, object]]) -> int:

@@ -15,9 +15,9 @@ SQLite runs in WAL mode with synchronous=FULL: a committed transaction survives 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -27,14 +27,18 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from imaging_ingestion.threads import Threads
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Attempts of one write before a serialization failure or deadlock reaches the caller.
-WRITE_ATTEMPTS = 5
+#: Attempts of one write before a serialization failure or deadlock reaches the caller, and the
+#: seconds of the longest pause before the second; it doubles for each.
+WRITE_ATTEMPTS = 8
+FIRST_PAUSE = 0.01
 SQLITE_READERS = 4
 SQLITE_BUSY_TIMEOUT_MS = 30_000
 
@@ -56,6 +60,13 @@ _AWAY_CLASSES = ("08", "53", "55", "57", "58")
 #: A process that is stopped dead (a frozen virtual machine) in the middle of a transaction holds
 #: its locks, the log's among them. The server ends such a session, and everybody else goes on.
 _POSTGRES_SETTINGS = "SET idle_in_transaction_session_timeout = '30s'"
+
+
+class BeginAgainError(Exception):
+    """A write found, with locks in its hands, that it has to take them in another order.
+
+    `Database.write` ends the transaction and runs it anew.
+    """
 
 
 class Database(Protocol):
@@ -92,8 +103,9 @@ class SqliteDatabase:
         url = URL.create("sqlite+pysqlite", database=str(path))
         self._writer_engine = _sqlite_engine(url, pool_size=1, begin="BEGIN IMMEDIATE")
         self._reader_engine = _sqlite_engine(url, pool_size=SQLITE_READERS, begin="BEGIN")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="manifest-write")
-        self._readers = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="manifest-read")
+        self._writer = Threads(1, "manifest-write")
+        self._readers = Threads(SQLITE_READERS, "manifest-read")
+        self._writing: Connection | None = None  # kept: the writing thread's own
 
     async def read(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -104,7 +116,7 @@ class SqliteDatabase:
             with self._reader_engine.connect() as connection:
                 return fn(connection, *args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+        return await self._readers.run(run)
 
     async def write(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -112,10 +124,12 @@ class SqliteDatabase:
         """See `Database.write`."""
 
         def run() -> T:
-            with self._writer_engine.begin() as connection:
-                return fn(connection, *args, **kwargs)
+            if self._writing is None:
+                self._writing = self._writer_engine.connect()
+            with self._writing.begin():
+                return fn(self._writing, *args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._writer, run)
+        return await self._writer.run(run)
 
     async def close(self) -> None:
         """See `Database.close`."""
@@ -124,6 +138,8 @@ class SqliteDatabase:
     def _close(self) -> None:
         self._writer.shutdown()
         self._readers.shutdown()
+        if self._writing is not None:
+            self._writing.close()
         self._reader_engine.dispose()
         self._writer_engine.dispose()
 
@@ -163,14 +179,19 @@ class PostgresDatabase:
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """See `Database.write`."""
-        for attempt in range(1, WRITE_ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
                 async with self._engine.begin() as connection:
                     return await connection.run_sync(fn, *args, **kwargs)
+            except BeginAgainError:
+                continue  # somebody else has made progress meanwhile, or it would not have been
             except DBAPIError as error:
                 if attempt == WRITE_ATTEMPTS or _sqlstate(error) not in _RETRIED_SQLSTATES:
                     raise
-        raise AssertionError("unreachable")
+            # Of those who ran into each other, not all come back at the same moment.
+            await asyncio.sleep(random.uniform(0, FIRST_PAUSE * 2**attempt))  # noqa: S311
+            attempt += 1
 
     async def close(self) -> None:
         """See `Database.close`."""

@@ -1,7 +1,8 @@
 """What the manifest has of the studies, series and instances that a transaction is about to change.
 
 On PostgreSQL the rows of the studies are locked, in the order of their UIDs; everything below a
-study is changed only under its lock. (On SQLite there is one writer.)
+study is changed only under its lock. The studies that have an instance now which arrives for
+another one are locked with them, for it will move. (On SQLite there is one writer.)
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 
 from imaging_ingestion.manifest.merge import Values
 from imaging_ingestion.manifest.plan import InstanceRow, Place
+from imaging_ingestion.manifest.prepared import Prepared
 from imaging_ingestion.manifest.schema import instance, series, study
 
 K = TypeVar("K", int, str)
@@ -50,19 +52,36 @@ SERIES_COLUMNS = (
 _UIDS: sa.BindParameter[Any] = sa.bindparam("uids", expanding=True)
 _SPACE: sa.BindParameter[Any] = sa.bindparam("in_space")
 
-# study_uid
-_LOCK_STUDIES = (
-    sa.select(
-        study.c.id,
-        study.c.study_instance_uid,
-        study.c.number_of_series,
-        study.c.number_of_instances,
-        *(study.c[name] for name in STUDY_COLUMNS),
-    )
-    .where(study.c.space == _SPACE, study.c.study_instance_uid.in_(_UIDS))
-    .order_by(study.c.study_instance_uid)
-    .with_for_update(key_share=True)
+_INSTANCE_UIDS: sa.BindParameter[Any] = sa.bindparam("instance_uids", expanding=True)
+_OF_INSTANCES = sa.select(instance.c.study_pk).where(
+    instance.c.space == _SPACE, instance.c.sop_instance_uid.in_(_INSTANCE_UIDS)
 )
+_STUDIES = sa.select(
+    study.c.id,
+    study.c.number_of_instances,
+    study.c.number_of_series,
+    study.c.study_instance_uid,
+    *(study.c[name] for name in STUDY_COLUMNS),
+)
+_OF_STUDY_UIDS = (study.c.space == _SPACE, study.c.study_instance_uid.in_(_UIDS))
+_LOCK_STUDIES = {
+    # study_uid
+    "sqlite": Prepared(_STUDIES.where(*_OF_STUDY_UIDS)),
+    # study_uid, instance_live_uid, instance_tombstone; then study_pkey
+    "postgresql": Prepared(
+        _STUDIES.where(
+            study.c.id.in_(
+                sa.union(
+                    sa.select(study.c.id).where(*_OF_STUDY_UIDS),
+                    _OF_INSTANCES.where(instance.c.deleted_at.is_(None)),
+                    _OF_INSTANCES.where(instance.c.deleted_at.is_not(None)),
+                )
+            )
+        )
+        .order_by(study.c.study_instance_uid)
+        .with_for_update(key_share=True)
+    ),
+}
 _INSTANCES = (
     sa.select(
         instance.c.id,
@@ -80,20 +99,24 @@ _INSTANCES = (
 )
 _OF_UIDS = _INSTANCES.where(instance.c.space == _SPACE, instance.c.sop_instance_uid.in_(_UIDS))
 # instance_live_uid, instance_tombstone
-_KNOWN = sa.union_all(
-    _OF_UIDS.where(instance.c.deleted_at.is_(None)),
-    _OF_UIDS.where(instance.c.deleted_at.is_not(None)),
+_KNOWN = Prepared(
+    sa.union_all(
+        _OF_UIDS.where(instance.c.deleted_at.is_(None)),
+        _OF_UIDS.where(instance.c.deleted_at.is_not(None)),
+    )
 )
 # series_uid
-_SERIES = sa.select(
-    series.c.id,
-    series.c.study_pk,
-    series.c.series_instance_uid,
-    series.c.number_of_instances,
-    *(series.c[name] for name in SERIES_COLUMNS),
-).where(
-    series.c.study_pk.in_(sa.bindparam("studies", expanding=True)),
-    series.c.series_instance_uid.in_(_UIDS),
+_SERIES = Prepared(
+    sa.select(
+        series.c.id,
+        series.c.number_of_instances,
+        series.c.study_pk,
+        series.c.series_instance_uid,
+        *(series.c[name] for name in SERIES_COLUMNS),
+    ).where(
+        series.c.study_pk.in_(sa.bindparam("studies", expanding=True)),
+        series.c.series_instance_uid.in_(_UIDS),
+    )
 )
 
 
@@ -112,19 +135,29 @@ class Group:
         return self.values is not self.found
 
 
-def lock_studies(connection: Connection, space: str, uids: Iterable[str]) -> dict[str, Group]:
-    """The studies that there are of `uids`, by UID; nobody else changes them until the commit."""
-    found = connection.execute(_LOCK_STUDIES, {"in_space": space, "uids": _padded(uids)})
+def lock_studies(
+    connection: Connection, space: str, uids: Iterable[str], instance_uids: Iterable[str] = ()
+) -> dict[str, Group]:
+    """The studies that there are of `uids`, by UID; nobody else changes them until the commit.
+
+    On PostgreSQL, where writers are many, those that know one of `instance_uids` as well.
+    """
+    dialect = connection.dialect.name
+    wanted: dict[str, object] = {"in_space": space, "uids": _padded(uids)}
+    if dialect != "sqlite":
+        wanted["instance_uids"] = _padded(instance_uids)
     return {
-        row["study_instance_uid"]: _group(row, STUDY_COLUMNS, row["number_of_series"])
-        for row in found.mappings()
+        uid: _group(pk, instances, number_of_series, STUDY_COLUMNS, values)
+        for pk, instances, number_of_series, uid, *values in _LOCK_STUDIES[dialect].all(
+            connection, wanted
+        )
     }
 
 
 def known_instances(connection: Connection, space: str, uids: Iterable[str]) -> list[InstanceRow]:
     """The rows of SOP Instance UIDs, live ones and tombstones, in whichever study."""
-    found = connection.execute(_KNOWN, {"in_space": space, "uids": _padded(uids)})
-    return [_instance_row(row) for row in found.mappings()]
+    wanted = {"in_space": space, "uids": _padded(uids)}
+    return [_instance_row(*row) for row in _KNOWN.all(connection, wanted)]
 
 
 def live_instances(
@@ -141,34 +174,46 @@ def live_instances(
         wanted = wanted.where(series.c.series_instance_uid == series_instance_uid)
     if sop_instance_uid is not None:
         wanted = wanted.where(instance.c.sop_instance_uid == sop_instance_uid)
-    return [_instance_row(row) for row in connection.execute(wanted).mappings()]
+    return [_instance_row(*row) for row in connection.execute(wanted)]
 
 
 def known_series(
     connection: Connection, study_uids: Mapping[int, str], uids: Iterable[str]
 ) -> dict[tuple[str, str], Group]:
     """The series called `uids` of the studies with the keys of `study_uids`, by (study, series)."""
-    found = connection.execute(_SERIES, {"studies": _padded(study_uids), "uids": _padded(uids)})
+    wanted = {"studies": _padded(study_uids), "uids": _padded(uids)}
     return {
-        (study_uids[row["study_pk"]], row["series_instance_uid"]): _group(row, SERIES_COLUMNS)
-        for row in found.mappings()
+        (study_uids[study_pk], uid): _group(pk, instances, 0, SERIES_COLUMNS, values)
+        for pk, instances, study_pk, uid, *values in _SERIES.all(connection, wanted)
     }
 
 
-def _group(row: RowMapping, columns: Sequence[str], number_of_series: int = 0) -> Group:
-    values: Values = {name: row[name] for name in columns}
-    return Group(row["id"], row["number_of_instances"], number_of_series, values, values)
+def _group(
+    pk: int, instances: int, number_of_series: int, columns: Sequence[str], found: Sequence[Any]
+) -> Group:
+    values: Values = dict(zip(columns, found, strict=True))
+    return Group(pk, instances, number_of_series, values, values)
 
 
-def _instance_row(row: RowMapping) -> InstanceRow:
-    live = row["deleted_at"] is None
+def _instance_row(
+    pk: int,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    sop_instance_uid: str,
+    sha256: bytes,
+    object_name: str,
+    version: int,
+    provider: str,
+    deleted_at: int | None,
+) -> InstanceRow:
+    live = deleted_at is None
     return InstanceRow(
-        Place(row["study_instance_uid"], row["series_instance_uid"], row["sop_instance_uid"]),
-        row["id"],
-        row["sha256"],
-        row["object_name"],
-        row["version"],
-        row["provider"],
+        Place(study_instance_uid, series_instance_uid, sop_instance_uid),
+        pk,
+        sha256,
+        object_name,
+        version,
+        provider,
         live=live,
         was_live=live,
     )
@@ -177,4 +222,6 @@ def _instance_row(row: RowMapping) -> InstanceRow:
 def _padded(values: Iterable[K]) -> list[K]:
     """Sorted distinct values, the last repeated up to a power of two: few statements to prepare."""
     distinct = sorted(set(values))
+    if not distinct:
+        return []
     return distinct + distinct[-1:] * ((1 << (len(distinct) - 1).bit_length()) - len(distinct))

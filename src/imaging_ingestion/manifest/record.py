@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
 from imaging_ingestion.manifest import changes
+from imaging_ingestion.manifest.database import BeginAgainError
 from imaging_ingestion.manifest.known import (
     SERIES_COLUMNS,
     STUDY_COLUMNS,
@@ -30,6 +31,7 @@ from imaging_ingestion.manifest.known import (
 )
 from imaging_ingestion.manifest.merge import Values, merged
 from imaging_ingestion.manifest.plan import InstanceRow, Plan, plan, plan_deletion
+from imaging_ingestion.manifest.prepared import Prepared
 from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
 
 INSTANCE_COLUMNS = (
@@ -54,12 +56,12 @@ _CONTENT_COLUMNS = (
 )
 
 
-def _update(table: sa.Table, *columns: str) -> sa.Update:
+def _update(table: sa.Table, *columns: str) -> Prepared:
     """Set columns of one row by its primary key."""
     values: dict[str, sa.BindParameter[Any]] = {
         name: sa.bindparam(f"new_{name}") for name in columns
     }
-    return (
+    return Prepared(
         sa.update(table).where(next(iter(table.primary_key)) == sa.bindparam("pk")).values(values)
     )
 
@@ -73,14 +75,16 @@ _UPDATE_SERIES = _update(series, *_TOUCHED, *SERIES_COLUMNS)
 _END_INSTANCE = _update(instance, "deleted_at")
 _UPDATE_INSTANCE = _update(instance, *_CONTENT_COLUMNS)
 _UPDATE_METADATA = _update(instance_metadata, "json_zstd")
-_INSERT_SERIES = sa.insert(series).returning(
-    series.c.id, series.c.study_pk, series.c.series_instance_uid
+_INSERT_SERIES = Prepared(
+    sa.insert(series).returning(series.c.id, series.c.study_pk, series.c.series_instance_uid)
 )
-_INSERT_INSTANCES = sa.insert(instance).returning(instance.c.id, instance.c.sop_instance_uid)
-_INSERT_METADATA = sa.insert(instance_metadata)
+_INSERT_INSTANCES = Prepared(
+    sa.insert(instance).returning(instance.c.id, instance.c.sop_instance_uid)
+)
+_INSERT_METADATA = Prepared(sa.insert(instance_metadata))
 _ADD_STUDIES = {
-    "sqlite": sqlite.insert(study).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(study).on_conflict_do_nothing(),
+    "sqlite": Prepared(sqlite.insert(study).on_conflict_do_nothing()),
+    "postgresql": Prepared(postgresql.insert(study).on_conflict_do_nothing()),
 }
 
 
@@ -133,13 +137,17 @@ def delete_instances(
 def _record(
     connection: Connection, space: str, batch: Sequence[StoredInstance], now: int, delay: int
 ) -> Plan:
-    studies = lock_studies(connection, space, {stored.study_instance_uid for stored in batch})
     sop_instance_uids = {stored.sop_instance_uid for stored in batch}
+    studies = lock_studies(
+        connection, space, {stored.study_instance_uid for stored in batch}, sop_instance_uids
+    )
     known = known_instances(connection, space, sop_instance_uids)
     while elsewhere := {row.place.study_instance_uid for row in known} - studies.keys():
-        # A SOP Instance UID is known in a study that the batch does not name. That study may change
-        # as well, so it is locked and looked at again. (Two such moves in opposite directions may
-        # deadlock; the database ends one, and it is tried again.)
+        # A SOP Instance UID is known in a study that the batch does not name, and that was not so
+        # a moment ago. That study may change as well, so it is locked, in the order of the UIDs,
+        # and looked at again.
+        if studies and connection.dialect.name != "sqlite" and min(elsewhere) < max(studies):
+            raise BeginAgainError
         studies |= lock_studies(connection, space, elsewhere)
         known = known_instances(connection, space, sop_instance_uids)
     decided = plan(known, batch)
@@ -149,7 +157,7 @@ def _record(
             {"space": space, "study_instance_uid": uid, "created_at": now, "changed_at": now}
             for uid in sorted(lacking)
         ]
-        connection.execute(_ADD_STUDIES[connection.dialect.name], rows)
+        _ADD_STUDIES[connection.dialect.name].each(connection, rows)
         studies |= lock_studies(connection, space, lacking)
     _write(connection, space, decided, studies, now, delay)
     return decided
@@ -219,7 +227,7 @@ def _find_series(
         for study_uid, uid in sorted(wanted.keys() - result.keys())
     ]
     if lacking:
-        for pk, study_pk, uid in connection.execute(_INSERT_SERIES, lacking):
+        for pk, study_pk, uid in _INSERT_SERIES.returned(connection, lacking):
             nothing: Values = {**dict.fromkeys(SERIES_COLUMNS), "attributes": "{}", "provider": ""}
             result[uid_of[study_pk], uid] = Group(pk, 0, 0, nothing, nothing)
     return {key: result[key] for key in sorted(wanted)}
@@ -248,8 +256,8 @@ def _count(
 
 def _update_groups(
     connection: Connection,
-    touch: sa.Update,
-    update: sa.Update,
+    touch: Prepared,
+    update: Prepared,
     groups: Iterable[Group],
     common: dict[str, int],
 ) -> None:
@@ -268,9 +276,9 @@ def _update_groups(
         else:
             touched.append(row)
     if touched:
-        connection.execute(touch, touched)
+        touch.each(connection, touched)
     if updated:
-        connection.execute(update, updated)
+        update.each(connection, updated)
 
 
 def _write_instances(
@@ -285,19 +293,19 @@ def _write_instances(
     # Tombstones first: at most one live row of a SOP Instance UID may be there at any time.
     ended = [{"pk": row.pk, "new_deleted_at": now} for row in rows if row.pk and not row.live]
     if ended:
-        connection.execute(_END_INSTANCE, ended)
+        _END_INSTANCE.each(connection, ended)
     updated = [row for row in rows if row.pk is not None and row.content is not None]
     if updated:
-        connection.execute(
-            _UPDATE_INSTANCE,
+        _UPDATE_INSTANCE.each(
+            connection,
             [
                 {"pk": row.pk}
                 | {f"new_{name}": value for name, value in _content(row, now).items()}
                 for row in updated
             ],
         )
-        connection.execute(
-            _UPDATE_METADATA,
+        _UPDATE_METADATA.each(
+            connection,
             [
                 {"pk": row.pk, "new_json_zstd": row.content.metadata_zstd}
                 for row in updated
@@ -313,8 +321,8 @@ def _write_instances(
         for row in added:
             if by_uid.setdefault(row.place.sop_instance_uid, row) is not row:
                 again.append(row)
-        inserted = connection.execute(
-            _INSERT_INSTANCES,
+        inserted = _INSERT_INSTANCES.returned(
+            connection,
             [
                 {
                     "study_pk": studies[row.place.study_instance_uid].pk,
@@ -326,8 +334,8 @@ def _write_instances(
                 for row in by_uid.values()
             ],
         )
-        connection.execute(
-            _INSERT_METADATA,
+        _INSERT_METADATA.each(
+            connection,
             [
                 {"instance_pk": pk, "json_zstd": _stored(by_uid[uid]).metadata_zstd}
                 for pk, uid in inserted

@@ -26,11 +26,11 @@ import stat
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from imaging_ingestion.storage.space import ObjectMissingError, SealedObject, SpaceFullError
+from imaging_ingestion.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class DirectorySpace:
         self.name = name
         self.root = root.absolute()
         self.gathered = 0  # bytes in the writers' buffers; touched by the event loop's thread only
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"space-{name}")
+        self._threads = Threads(THREADS, f"space-{name}")
         self._root = str(self.root)  # paths are plain text below: pathlib costs 20 us an object
         self._durable: dict[str, None] = {}
         self._durable_lock = threading.Lock()
@@ -134,7 +134,7 @@ class DirectorySpace:
                     ) from error
                 raise
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, guarded)
+        return await self._threads.run(guarded)
 
     def _path(self, name: str) -> str:
         """The file of an object. Raises ValueError for a name that is not inside the space."""

@@ -21,6 +21,7 @@ from imaging_ingestion.dimse.sop_class import PATIENT_ROOT_GET, STUDY_ROOT_GET
 from imaging_ingestion.intake import IntakeRefused
 
 CT_KIND = (CT_IMAGE_STORAGE, EXPLICIT)
+DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 @pytest.fixture
@@ -104,7 +105,10 @@ async def test_every_real_file_comes_back_with_the_bytes_of_its_data_set(  # C8,
     arrived = {one.request.affected_sop_instance_uid: one.data_set for one in collector.arrived}
     assert arrived.keys() == stored.keys()
     for uid, content in stored.items():
-        assert arrived[uid] == data_set_of(content), uid
+        own = data_set_of(content)
+        if len(own) % 2 and scan_bytes(content).transfer_syntax_uid == DEFLATED:
+            own += b"\0"  # PS3.5 A.5
+        assert arrived[uid] == own, uid
 
 
 def study_of(content: bytes) -> str:

@@ -47,12 +47,27 @@ class Scp:
 Start = Callable[[Path], AbstractContextManager[Scp]]
 
 
+_SITE = """\
+apiVersion: imaging-ingestion.alvearie.org/v1alpha1
+kind: DicomEventDrivenIngestion
+metadata: {name: core}
+---
+apiVersion: imaging-ingestion.alvearie.org/v1alpha1
+kind: DimseIngestionService
+metadata: {name: bench}
+spec: {dicomEventDrivenIngestionName: core, applicationEntityTitle: BENCH}
+"""
+
+
 @contextmanager
 def ours(folder: Path) -> Iterator[Scp]:
-    """Object, manifest and event with fsync."""
-    script = Path(__file__).with_name("dimse_server.py")
+    """`imaging-ingestion up` on its embedded defaults: object, manifest and event with fsync."""
     port = free_port()
-    command = [sys.executable, str(script), "--port", str(port), "--data", str(folder / "ours")]
+    folder.mkdir(parents=True, exist_ok=True)
+    site = folder / "site.yaml"
+    site.write_text(_SITE)
+    command = [sys.executable, "-m", "imaging_ingestion.cli.main", "up", "-f", str(site)]
+    command += ["--data", str(folder / "ours"), "--http-port", "0", "--dimse-port", str(port)]
     with _process("imaging-ingestion", command, port, folder) as scp:
         yield scp
 

@@ -84,7 +84,8 @@ def ours(folder: Path, *extra: str) -> Iterator[Server]:
     """`imaging-ingestion up` on its embedded defaults."""
     port = free_port()
     command = [sys.executable, "-m", "imaging_ingestion.cli.main", "up"]
-    command += ["--data", str(folder / "ours"), "--http-port", str(port), *extra]
+    command += ["--data", str(folder / "ours"), "--http-port", str(port), "--dimse-port", "0"]
+    command += extra
     with _process(
         "imaging-ingestion",
         command,

@@ -61,6 +61,9 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
             f"| `{prefix}{name}` | {_type(annotation)} | {_default(field)} "
             f"| {field.description or ''} |"
         )
+        (item,) = typing.get_args(annotation) if typing.get_origin(annotation) is list else (None,)
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            yield from _rows(item, f"{prefix}{name}[].")
 
 
 def _type(annotation: Any) -> str:
@@ -86,7 +89,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.default
-    if value is None or value is PydanticUndefined:
+    if value is None or value is PydanticUndefined or value == []:
         return ""
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}"

@@ -25,7 +25,8 @@ from imaging_ingestion.cli.demo_flow import Flow, Sample
 from imaging_ingestion.cli.fhir_receiver import create_fhir_receiver
 from imaging_ingestion.cli.terminal import console
 from imaging_ingestion.http_server import HttpServer
-from imaging_ingestion.resources.plan import FhirPlan, runnable
+from imaging_ingestion.resources.plan import FhirPlan
+from imaging_ingestion.resources.planner import runnable, with_dimse_port
 from imaging_ingestion.resources.site_file import read_site
 from imaging_ingestion.site import running_site
 
@@ -46,10 +47,13 @@ def lines_until(process: subprocess.Popen[str], wanted: str) -> str:
 
 
 def test_with_ci_it_ends_by_itself_and_shows_all_of_it(tmp_path: Path):
-    said = command("demo", "--http-port", "0", env=BY_ITSELF | {"TMPDIR": str(tmp_path)}).stdout
+    said = command(
+        "demo", "--http-port", "0", "--dimse-port", "0", env=BY_ITSELF | {"TMPDIR": str(tmp_path)}
+    ).stdout
     assert "Here 5 seconds of quiet settle a study; 30 is the default." in said
-    assert "8/8 files" in said
-    assert "8 stored, 0 already there, 0 failed\n" in said
+    assert said.count("4/4 files") == 2
+    assert said.count("4 stored, 0 already there, 0 failed\n") == 2
+    assert "by C-STORE to INGESTION@127.0.0.1:" in said
     assert '"resourceType": "ImagingStudy"' in said
     assert '"numberOfInstances": 8' in said
     assert re.search(r"│ default │ Test Regression \(DEV\) .* 4 │ +8 │ +0 │", said)
@@ -65,7 +69,7 @@ def test_with_ci_it_ends_by_itself_and_shows_all_of_it(tmp_path: Path):
 
 def test_taken_ports_are_told_and_others_taken():
     with ExitStack() as stack:
-        for port in (8080, 8081):
+        for port in (8080, 8081, 11112):
             listener = stack.enter_context(socket.socket())
             try:
                 listener.bind(("127.0.0.1", port))
@@ -75,21 +79,22 @@ def test_taken_ports_are_told_and_others_taken():
         said = command("demo", env=BY_ITSELF).stdout
     assert "port 8080: Address already in use; another one is taken" in said
     assert "port 8081: Address already in use; another one is taken" in said
+    assert "port 11112: Address already in use; another one is taken" in said
     assert ":8080" not in said.replace("port 8080:", "")
     assert "All 8 instances are in both spaces" in said
 
 
 def test_a_second_demonstration_in_the_same_folder_finds_it_all_there(tmp_path: Path):
-    arguments = ("demo", "--data", tmp_path / "data", "--http-port", "0")
-    assert "8 stored, 0 already there" in command(*arguments, env=BY_ITSELF).stdout
+    arguments = ("demo", "--data", tmp_path / "data", "--http-port", "0", "--dimse-port", "0")
+    assert "4 stored, 0 already there" in command(*arguments, env=BY_ITSELF).stdout
     said = command(*arguments, env=BY_ITSELF).stdout
-    assert "0 stored, 8 already there" in said
+    assert "0 stored, 4 already there" in said
     assert "All 8 instances are in both spaces" in said
 
 
 def test_without_ci_it_stays_until_ctrl_c(tmp_path: Path):
     env = environment(TMPDIR=str(tmp_path))
-    arguments = ("demo", "--http-port", "0")
+    arguments = ("demo", "--http-port", "0", "--dimse-port", "0")
     with started(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) as process:
         said = lines_until(process, STAYS)
         urls = re.findall(URLS, said, re.MULTILINE)
@@ -107,7 +112,7 @@ def test_without_ci_it_stays_until_ctrl_c(tmp_path: Path):
 
 def test_ctrl_c_while_it_waits_ends_it_cleanly(tmp_path: Path):
     env = environment(TMPDIR=str(tmp_path))
-    arguments = ("demo", "--http-port", "0")
+    arguments = ("demo", "--http-port", "0", "--dimse-port", "0")
     with started(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) as process:
         lines_until(process, "waiting for 5 seconds of quiet")
         process.send_signal(signal.SIGINT)
@@ -134,7 +139,7 @@ def test_on_a_terminal_there_is_a_countdown_and_colour():
     master, slave = pty.openpty()
     try:
         env = environment(TERM="xterm-256color", COLUMNS="120", LINES="50")
-        arguments = ("demo", "--http-port", "0")
+        arguments = ("demo", "--http-port", "0", "--dimse-port", "0")
         with started(*arguments, stdout=slave, stderr=slave, env=env) as process:
             os.close(slave)
             seen = b"".join(screen(master, STAYS.encode()))
@@ -150,6 +155,7 @@ def test_on_a_terminal_there_is_a_countdown_and_colour():
 def test_the_site_file_is_one_that_up_runs():
     (core,) = runnable(read_site([SITE_FILE])).cores
     assert [space.name for space in core.spaces] == ["default", "archive"]
+    assert [(one.space, one.provider) for one in core.dimse] == [("default", "hospital")]
     assert [binding.name for binding in core.bindings] == ["stow", "fhir"]
     moved = with_fhir_at(runnable(read_site([SITE_FILE])), "http://there/fhir")
     endpoints = [one.endpoint for one in moved.cores[0].bindings if isinstance(one, FhirPlan)]
@@ -187,13 +193,13 @@ async def test_what_did_not_happen_is_told(tmp_path: Path, capsys, series, missi
     receiver = HttpServer(create_fhir_receiver(), "127.0.0.1", 0)
     await receiver.start()
     fhir = f"http://127.0.0.1:{receiver.port}/fhir"
-    plan = with_fhir_at(runnable(read_site([SITE_FILE])), fhir)
+    plan = with_fhir_at(with_dimse_port(runnable(read_site([SITE_FILE])), 0), fhir)
     try:
         async with (
             running_site(plan, data=tmp_path, host="127.0.0.1", http_port=0) as site,
             aiohttp.ClientSession() as http,
         ):
-            told = await Flow(console(), http, site.base_url, fhir, 5.0).run(expected)
+            told = await Flow(console(), http, site, fhir, 5.0).run(expected)
     finally:
         await receiver.stop()
     assert told == ([missing] if missing else [])

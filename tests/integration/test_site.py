@@ -24,7 +24,7 @@ from command import command, environment, obeying_permissions, started
 from instances import multipart, with_uids
 from platform_process import START_TIMEOUT, Platform, free_port
 
-from imaging_ingestion.resources.plan import runnable
+from imaging_ingestion.resources.planner import runnable
 from imaging_ingestion.resources.site_file import read_site
 from imaging_ingestion.site import running_site
 
@@ -99,7 +99,7 @@ def test_up_says_what_it_is_ready_at_and_ends_with_0_when_it_is_told_to(
         (tmp_path / "log").open("w") as log,
         started(
             "up",
-            *("--data", tmp_path / "data", "--http-port", "0"),
+            *("--data", tmp_path / "data", "--http-port", "0", "--dimse-port", "0"),
             stdout=subprocess.PIPE,
             stderr=log.fileno(),
         ) as process,
@@ -115,6 +115,7 @@ def test_up_says_what_it_is_ready_at_and_ends_with_0_when_it_is_told_to(
     assert process.returncode == 0
     assert f"{url}/dicom-web\n" in rest
     assert f"{url}/spaces/default/dicom-web\n" in rest
+    assert "  DIMSE     INGESTION@127.0.0.1:" in rest
     assert f"{url}/api/docs\n" in rest
     assert f"{tmp_path / 'data'}\n" in rest
     assert "Traceback" not in (tmp_path / "log").read_text()
@@ -122,7 +123,7 @@ def test_up_says_what_it_is_ready_at_and_ends_with_0_when_it_is_told_to(
 
 
 def test_a_signal_while_it_starts_ends_it_too(tmp_path: Path):
-    arguments = ("up", "--data", tmp_path / "data", "--http-port", "0")
+    arguments = ("up", "--data", tmp_path / "data", "--http-port", "0", "--dimse-port", "0")
     with started(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + START_TIMEOUT
         while not (tmp_path / "data").exists():
@@ -158,12 +159,12 @@ def test_a_server_imports_nothing_that_it_does_not_use(tmp_path: Path):
     code = """
 import asyncio, sys
 from pathlib import Path
-from imaging_ingestion.resources.plan import built_in_plan
+from imaging_ingestion.resources.planner import built_in_plan
 from imaging_ingestion.site import running_site
 
 async def run():
     async with running_site(
-        built_in_plan(), data=Path(sys.argv[1]), host="127.0.0.1", http_port=0
+        built_in_plan(dimse_port=0), data=Path(sys.argv[1]), host="127.0.0.1", http_port=0
     ):
         print(*sys.modules)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,18 +11,25 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from commitment_peers import (
+    TRANSACTION,
+    Requester,
+    action,
+    ask,
+    ask_and_leave,
+    associated,
+    committed,
+    failed,
+    requester_listens,
+)
 from identifiers import keys
 from platform_process import free_port
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
 from pynetdicom.sop_class import (
     CTImageStorage,
     MRImageStorage,
-    StorageCommitmentPushModel,
-    StorageCommitmentPushModelInstance,
 )
-from query_site import AE_TITLE, QUICK, QuerySite, listening
+from query_site import AE_TITLE, QUICK, listening
 from recorded import data_set, part10
 from retrieve_site import RetrieveSite, retrieve_site
 
@@ -33,8 +39,6 @@ from imaging_ingestion.manifest import commitment
 from imaging_ingestion.manifest.commitment import CommitmentRequest, Reference
 from imaging_ingestion.manifest.schema import commitment as commitment_table
 
-PLAIN = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-TRANSACTION = "1.2.840.99999.1"
 #: What a request is waited with for, by services that are `PATIENT`.
 LATE = (CTImageStorage, "1.2.99")
 PATIENT = replace(QUICK, patience=timedelta(seconds=60), grace=timedelta(0))
@@ -60,102 +64,6 @@ async def store(site: RetrieveSite, number: int = 2) -> list[tuple[str, str]]:
 async def store_late(site: RetrieveSite) -> None:
     made = data_set(StudyInstanceUID="1.1", SeriesInstanceUID="1.1.1", SOPInstanceUID=LATE[1])
     await site.store(part10(made))
-
-
-def action(references: list[tuple[str, str]], transaction: str = TRANSACTION) -> Dataset:
-    return keys(
-        TransactionUID=transaction,
-        ReferencedSOPSequence=[
-            {"ReferencedSOPClassUID": sop_class, "ReferencedSOPInstanceUID": uid}
-            for sop_class, uid in references
-        ],
-    )
-
-
-class Requester:
-    """Takes reports, on any association; `answer` makes the status of each."""
-
-    def __init__(self, answer: Callable[[int], int] = lambda number: 0) -> None:
-        self.answer = answer
-        self.reports: list[tuple[int, Dataset, str]] = []
-        self.came = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-
-    def on_report(self, event: Any) -> tuple[int, None]:
-        status = self.answer(len(self.reports))
-        # The one that asked for the association tells on whose it came.
-        side = "same" if event.assoc.is_requestor else "new"
-        request = event.request
-        assert request.AffectedSOPClassUID == StorageCommitmentPushModel
-        assert request.AffectedSOPInstanceUID == StorageCommitmentPushModelInstance
-        self.reports.append((request.EventTypeID, event.event_information, side))
-        self._loop.call_soon_threadsafe(self.came.set)
-        return status, None
-
-    @property
-    def handlers(self) -> list[Any]:
-        return [(evt.EVT_N_EVENT_REPORT, self.on_report)]
-
-    async def report(self, number: int = 1) -> tuple[int, Dataset, str]:
-        """That report, once it is there."""
-        async with asyncio.timeout(20):
-            while len(self.reports) < number:
-                self.came.clear()
-                await self.came.wait()
-        return self.reports[number - 1]
-
-
-@asynccontextmanager
-async def requester_listens(requester: Requester, port: int = 0) -> AsyncIterator[Destination]:
-    ae = AE("SCANNER")
-    ae.add_supported_context(StorageCommitmentPushModel, PLAIN, scu_role=False, scp_role=True)
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=requester.handlers)
-    try:
-        yield Destination("SCANNER", "127.0.0.1", server.socket.getsockname()[1])
-    finally:
-        await asyncio.to_thread(server.shutdown)
-
-
-def associate(asked: QuerySite, requester: Requester) -> Any:
-    ae = AE("SCANNER")
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
-    ae.add_requested_context(StorageCommitmentPushModel, PLAIN)
-    association = ae.associate(
-        "127.0.0.1", asked.port, ae_title=AE_TITLE, evt_handlers=requester.handlers
-    )
-    assert association.is_established
-    return association
-
-
-@asynccontextmanager
-async def associated(asked: QuerySite, requester: Requester) -> AsyncIterator[Any]:
-    association = await asyncio.to_thread(associate, asked, requester)
-    try:
-        yield association
-    finally:
-        await asyncio.to_thread(association.release)
-
-
-def ask(
-    association: Any,
-    information: Dataset,
-    *,
-    action_type: int = 1,
-    instance: str = StorageCommitmentPushModelInstance,
-) -> Dataset:
-    """The status that N-ACTION is answered with, and what goes with it."""
-    status, _ = association.send_n_action(
-        information, action_type, StorageCommitmentPushModel, instance
-    )
-    return status
-
-
-def ask_and_leave(asked: QuerySite, requester: Requester, information: Dataset) -> int:
-    association = associate(asked, requester)
-    try:
-        return int(ask(association, information).Status)
-    finally:
-        association.release()
 
 
 async def rows(site: RetrieveSite) -> list[Any]:
@@ -185,27 +93,13 @@ async def settled(site: RetrieveSite, state: str) -> Any:
     return await until(site, lambda row: row.state == state)
 
 
-def committed(information: Dataset) -> list[tuple[str, str]]:
-    return [
-        (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID)
-        for item in information.get("ReferencedSOPSequence", [])
-    ]
-
-
-def failed(information: Dataset) -> dict[str, int]:
-    return {
-        str(item.ReferencedSOPInstanceUID): int(item.FailureReason)
-        for item in information.get("FailedSOPSequence", [])
-    }
-
-
 async def test_what_is_safe_is_reported_on_the_association_that_asks(  # C27, C28
     site: RetrieveSite,
 ) -> None:
     references = await store(site)
     requester = Requester()
 
-    async with listening(site) as asked, associated(asked, requester) as association:
+    async with listening(site) as asked, associated(asked.port, requester) as association:
         status = await asyncio.to_thread(ask, association, action(references))
         assert status.Status == 0x0000
         event_type, information, side = await reported(site, requester)
@@ -232,7 +126,7 @@ async def test_each_failure_is_reported_with_its_reason(site: RetrieveSite) -> N
         ("1.2.840.10008.1.1", "1.9.8"),
     ]
     requester = Requester()
-    async with listening(site) as asked, associated(asked, requester) as association:
+    async with listening(site) as asked, associated(asked.port, requester) as association:
         await asyncio.to_thread(ask, association, action(wanted))
         event_type, information, _ = await reported(site, requester)
     assert event_type == 2
@@ -254,7 +148,7 @@ async def test_an_object_of_another_size_is_not_committed(site: RetrieveSite) ->
     await writer.write(b"something else")
     await site.space.publish([(await writer.seal(), name)])
     requester = Requester()
-    async with listening(site) as asked, associated(asked, requester) as association:
+    async with listening(site) as asked, associated(asked.port, requester) as association:
         await asyncio.to_thread(ask, association, action(references))
         _, information, _ = await reported(site, requester)
     assert failed(information) == {"1.2.1": 0x0110}
@@ -267,7 +161,9 @@ async def test_a_requester_that_has_left_is_called(site: RetrieveSite) -> None: 
         requester_listens(requester) as destination,
         listening(site, [destination], commitment=PATIENT) as asked,
     ):
-        assert await asyncio.to_thread(ask_and_leave, asked, requester, action(references)) == 0
+        assert (
+            await asyncio.to_thread(ask_and_leave, asked.port, requester, action(references)) == 0
+        )
         await store_late(site)
         event_type, information, side = await reported(site, requester)
     assert (event_type, side) == (1, "new")
@@ -280,7 +176,9 @@ async def test_a_requester_that_is_away_is_tried_again(site: RetrieveSite) -> No
     requester = Requester()
     scanner = Destination("SCANNER", "127.0.0.1", port)
     async with listening(site, [scanner], commitment=PATIENT) as asked:
-        assert await asyncio.to_thread(ask_and_leave, asked, requester, action(references)) == 0
+        assert (
+            await asyncio.to_thread(ask_and_leave, asked.port, requester, action(references)) == 0
+        )
         await store_late(site)
         row = await until(site, lambda row: row.attempts > 2)
         assert "no association" in row.answer
@@ -297,7 +195,7 @@ async def test_a_report_is_owed_after_a_restart(site: RetrieveSite) -> None:  # 
     requester = Requester()
     wanted = [*references, LATE]
     async with listening(site, commitment=PATIENT) as asked:
-        assert await asyncio.to_thread(ask_and_leave, asked, requester, action(wanted)) == 0
+        assert await asyncio.to_thread(ask_and_leave, asked.port, requester, action(wanted)) == 0
     (row,) = await rows(site)
     assert (row.state, row.claim) == (commitment.PENDING, None)
     async with requester_listens(requester) as destination, listening(site, [destination]):
@@ -330,7 +228,7 @@ async def test_a_requester_that_fails_to_take_a_report_gets_it_again(site: Retri
     references = await store(site)
     requester = Requester(lambda number: 0x0110 if number < 2 else 0x0000)
     async with requester_listens(requester) as destination, listening(site, [destination]) as asked:
-        await asyncio.to_thread(ask_and_leave, asked, requester, action(references))
+        await asyncio.to_thread(ask_and_leave, asked.port, requester, action(references))
         await requester.report(3)
         row = await settled(site, commitment.REPORTED)
     assert len(requester.reports) == 3
@@ -342,7 +240,7 @@ async def test_a_request_is_given_up_at_last(site: RetrieveSite) -> None:  # C30
     requester = Requester()
     soon = replace(PATIENT, retry=RetryPolicy(first=0.01, longest=0.02, attempts=3))
     async with listening(site, commitment=soon) as asked:
-        await asyncio.to_thread(ask_and_leave, asked, requester, action([*references, LATE]))
+        await asyncio.to_thread(ask_and_leave, asked.port, requester, action([*references, LATE]))
         await store_late(site)
         row = await settled(site, commitment.DEAD)
     assert row.attempts == 3
@@ -354,7 +252,7 @@ async def test_what_is_recorded_a_moment_later_is_waited_for(site: RetrieveSite)
     requester = Requester()
     async with (
         listening(site, commitment=PATIENT) as asked,
-        associated(asked, requester) as association,
+        associated(asked.port, requester) as association,
     ):
         await asyncio.to_thread(ask, association, action(references))
         assert requester.reports == []
@@ -370,7 +268,7 @@ async def test_a_transaction_uid_in_use_is_a_duplicate(site: RetrieveSite) -> No
     requester = Requester()
     async with (
         listening(site, commitment=PATIENT) as asked,
-        associated(asked, requester) as association,
+        associated(asked.port, requester) as association,
     ):
         first = await asyncio.to_thread(ask, association, action(wanted))
         second = await asyncio.to_thread(ask, association, action(wanted))
@@ -391,7 +289,7 @@ async def test_requests_that_cannot_be_are_refused(site: RetrieveSite) -> None: 
         (action([(CTImageStorage, "no UID")]), {}, 0x0115),
         (None, {}, 0x0115),
     ]
-    async with listening(site) as asked, associated(asked, Requester()) as association:
+    async with listening(site) as asked, associated(asked.port, Requester()) as association:
         for information, how, status in cases:
             answer = await asyncio.to_thread(ask, association, information, **how)
             assert answer.Status == status, information
@@ -402,7 +300,7 @@ async def test_thousands_of_instances_are_committed_at_once(site: RetrieveSite) 
     (reference,) = await store(site, 1)
     wanted = [reference, *((CTImageStorage, f"1.9.{number}") for number in range(5000))]
     requester = Requester()
-    async with listening(site) as asked, associated(asked, requester) as association:
+    async with listening(site) as asked, associated(asked.port, requester) as association:
         await asyncio.to_thread(ask, association, action(wanted))
         event_type, information, _ = await reported(site, requester)
     assert event_type == 2
@@ -413,7 +311,7 @@ async def test_thousands_of_instances_are_committed_at_once(site: RetrieveSite) 
 async def test_a_request_is_held_for_as_long_as_the_work_takes(site: RetrieveSite) -> None:  # C30
     requester = Requester()
     busy = replace(PATIENT, lease=timedelta(seconds=2), at_once=2)
-    async with listening(site, commitment=busy) as asked, associated(asked, requester) as one:
+    async with listening(site, commitment=busy) as asked, associated(asked.port, requester) as one:
         await asyncio.to_thread(ask, one, action([LATE]))
         (taken,) = await rows(site)
         await until(site, lambda row: row.next_at > taken.next_at + 2_000_000)
@@ -430,7 +328,7 @@ async def test_what_there_is_no_room_for_at_once_has_its_turn(site: RetrieveSite
     async with (
         requester_listens(requester) as destination,
         listening(site, [destination], commitment=busy) as asked,
-        associated(asked, requester) as one,
+        associated(asked.port, requester) as one,
     ):
         for number in range(3):
             wanted = action([LATE], f"1.2.3.{number}")

@@ -7,9 +7,10 @@ import io
 import os
 import struct
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pydicom
@@ -22,15 +23,13 @@ from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.config import StorageContexts
 from imaging_ingestion.association.connect import ConnectSettings, connect
 from imaging_ingestion.association.listener import Listener, ListenerSettings, Verifier
-from imaging_ingestion.association.performing import Services
-from imaging_ingestion.association.services.echo import EchoService
-from imaging_ingestion.association.services.store import StoreService
+from imaging_ingestion.association.policy import IngestionServices, ingestion_policy
 from imaging_ingestion.association.tls import TlsContexts
 from imaging_ingestion.dicom.part10 import file_meta
-from imaging_ingestion.dimse.acceptor import AcceptorPolicy, ContextPolicy
+from imaging_ingestion.dimse.acceptor import AcceptorPolicy
 from imaging_ingestion.dimse.command import Response
 from imaging_ingestion.dimse.requestor import Proposal
-from imaging_ingestion.dimse.sop_class import DATA_SET_TRANSFER_SYNTAXES, VERIFICATION
+from imaging_ingestion.dimse.sop_class import VERIFICATION
 from imaging_ingestion.intake import IntakeSettings
 
 AE_TITLE = "INGESTION"
@@ -108,25 +107,26 @@ async def store(association: Association, sent: Sent) -> Response:
     return answer.response
 
 
+#: Makes the policy of a listener from its services.
+Policy = Callable[[IngestionServices], AcceptorPolicy]
+
+
 def policy(
     storage: StorageContexts | None = None,
     *,
-    ae_titles: frozenset[str] | None = frozenset({AE_TITLE}),
     calling_ae_titles: frozenset[str] | None = None,
     kinds: frozenset[int] = frozenset(),
     operations: int = 1,
-) -> AcceptorPolicy:
-    """As a listener of these services has it."""
-    chosen = storage or StorageContexts()
-    return AcceptorPolicy(
-        {**chosen.contexts(), VERIFICATION: ContextPolicy(DATA_SET_TRANSFER_SYNTAXES)},
-        ae_titles,
-        calling_ae_titles,
-        unknown_storage=chosen.unknown_storage,
-        unknown_storage_policy=chosen.policy(),
-        max_operations_performed=operations,
+) -> Policy:
+    """As a site has it; with an identity that must be verified, if there are `kinds` of it."""
+    return partial(
+        ingestion_policy,
+        ae_title=AE_TITLE,
+        storage=storage,
+        calling_ae_titles=calling_ae_titles,
         verified_identity_kinds=kinds,
         identity_required=bool(kinds),
+        operations=operations,
     )
 
 
@@ -134,7 +134,7 @@ def policy(
 async def dimse_site(
     folder: Path,
     *,
-    acceptor: AcceptorPolicy | None = None,
+    acceptor: Policy | None = None,
     settings: ListenerSettings | None = None,
     intake: IntakeSettings | None = None,
     tls: TlsContexts | None = None,
@@ -143,13 +143,9 @@ async def dimse_site(
 ) -> AsyncIterator[DimseSite]:
     """The services over a fresh space in `folder`, stopped at the end."""
     async with stow_site(folder, intake=intake, database_url=database_url) as site:
-        store = StoreService(site.service.intake, "test")
-        listener = Listener(
-            acceptor or policy(),
-            Services({VERIFICATION: EchoService()}, store),
-            settings,
-            verify=verify,
-        )
+        services = IngestionServices(site.service.intake, "test")
+        accepting = (acceptor or policy())(services)
+        listener = Listener(accepting, services.performers(), settings, verify=verify)
         try:
             port = await listener.listen("127.0.0.1", 0)
             tls_port = await listener.listen("127.0.0.1", 0, tls=tls) if tls else 0

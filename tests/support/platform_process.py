@@ -30,6 +30,8 @@ class Platform:
     folder: Path
     site: str | None = None  # YAML text; None is the built-in site
     port: int = field(default_factory=free_port)
+    #: Of the built-in site's DIMSE service; a site file says its own.
+    dimse_port: int = field(default_factory=free_port)
     #: A command that runs the one that follows it, in the same process.
     prefix: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
@@ -59,7 +61,9 @@ class Platform:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [*self.prefix, sys.executable, "-m", "imaging_ingestion.cli.main", "up"]
         command += ["--data", str(self.data), "--http-port", str(self.port)]
-        if self.site is not None:
+        if self.site is None:
+            command += ["--dimse-port", str(self.dimse_port)]
+        else:
             file = self.folder / "site.yaml"
             file.write_text(self.site)
             command += ["-f", str(file)]

@@ -15,7 +15,7 @@ from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.connect import connect as associate
 from imaging_ingestion.association.incoming import Service
 from imaging_ingestion.association.listener import Listener
-from imaging_ingestion.association.services import find_query, retrieve_request
+from imaging_ingestion.association.policy import IngestionServices, ingestion_policy
 from imaging_ingestion.association.services.commitment import CommitmentService
 from imaging_ingestion.association.services.commitment_reporter import (
     CommitmentReporter,
@@ -32,17 +32,7 @@ from imaging_ingestion.association.services.get import GetService
 from imaging_ingestion.association.services.move import MoveService
 from imaging_ingestion.association.services.storing import Storing
 from imaging_ingestion.association.services.transcoder import Transcoder
-from imaging_ingestion.dimse.acceptor import AcceptorPolicy, ContextPolicy
 from imaging_ingestion.dimse.requestor import Proposal
-from imaging_ingestion.dimse.sop_class import (
-    DATA_SET_TRANSFER_SYNTAXES,
-    FIND_CLASSES,
-    GET_CLASSES,
-    MOVE_CLASSES,
-    STORAGE_COMMITMENT_PUSH_MODEL,
-    storage_sop_classes,
-    storage_transfer_syntaxes,
-)
 from imaging_ingestion.events.retry import RetryPolicy
 
 AE_TITLE = "INGESTION"
@@ -53,25 +43,6 @@ QUICK = CommitmentSettings(
     poll=timedelta(milliseconds=100),
     grace=timedelta(seconds=2),
 )
-
-
-def policy() -> AcceptorPolicy:
-    """As a listener of these services has it."""
-    find, retrieve = find_query.SUPPORTED_OPTIONS, retrieve_request.SUPPORTED_OPTIONS
-    syntaxes = DATA_SET_TRANSFER_SYNTAXES
-    contexts = {
-        **{uid: ContextPolicy(syntaxes, answer_extended=find.answer) for uid in FIND_CLASSES},
-        **{
-            uid: ContextPolicy(syntaxes, answer_extended=retrieve.answer)
-            for uid in MOVE_CLASSES | GET_CLASSES
-        },
-        **{
-            uid: ContextPolicy(storage_transfer_syntaxes(), requestor_may_be_scp=True)
-            for uid in storage_sop_classes()
-        },
-        STORAGE_COMMITMENT_PUSH_MODEL: ContextPolicy(syntaxes),
-    }
-    return AcceptorPolicy(contexts, frozenset({AE_TITLE}), max_operations_invoked=1)
 
 
 @dataclass
@@ -112,15 +83,16 @@ async def listening(
     storing = Storing(site.space, site.database, transcoder)
     call = connect or Connector()
     reporter = CommitmentReporter(site.database, site.space, known, call, commitment)
-    finder = FindService(site.database, site.space.name, find)
-    mover = MoveService(storing, known, call)
-    services: dict[str, Service] = {
-        **dict.fromkeys(FIND_CLASSES, finder),
-        **dict.fromkeys(MOVE_CLASSES, mover),
-        **dict.fromkeys(GET_CLASSES, GetService(storing)),
-        STORAGE_COMMITMENT_PUSH_MODEL: CommitmentService(reporter),
-    }
-    listener = Listener(policy(), services)
+    services = IngestionServices(
+        site.service.intake,
+        "test",
+        find=FindService(site.database, site.space.name, find),
+        move=MoveService(storing, known, call),
+        get=GetService(storing),
+        commitment=CommitmentService(reporter),
+    )
+    policy = ingestion_policy(services, AE_TITLE, operations=1)
+    listener = Listener(policy, services.performers())
     reporter.start()
     try:
         port = await listener.listen("127.0.0.1", 0)

@@ -1,14 +1,22 @@
 """/metrics: what an operator watches, asked from the manifest when it is scraped.
 
-The figures are of the whole core, whichever of its processes answers, and survive a restart.
+The figures are of the whole core, whichever of its processes answers, and survive a restart; those
+of DIMSE are of this process, since its start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    generate_latest,
+)
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -16,6 +24,14 @@ from imaging_ingestion.manifest import changes, ledger, revision
 from imaging_ingestion.manifest.database import Database, is_away
 
 log = structlog.get_logger(__name__)
+
+
+class Listens(Protocol):
+    """What accepts associations."""
+
+    @property
+    def associations(self) -> int:
+        """How many there are now."""
 
 
 class Metrics:
@@ -52,6 +68,26 @@ class Metrics:
             ["core"],
             registry=self._registry,
         )
+        self._associations = Gauge(
+            "imaging_ingestion_dimse_associations",
+            "Associations that there are now.",
+            ["service"],
+            registry=self._registry,
+        )
+        self._stores = Counter(
+            "imaging_ingestion_dimse_stores",
+            "C-STORE requests answered, by status (0000 is success).",
+            ["service", "status"],
+            registry=self._registry,
+        )
+
+    def watch_dimse(self, service: str, listener: Listens) -> None:
+        """Show a DIMSE service, too."""
+        self._associations.labels(service).set_function(lambda: listener.associations)
+
+    def count_store(self, service: str, status: int) -> None:
+        """One more C-STORE was answered."""
+        self._stores.labels(service, f"{status:04X}").inc()
 
     async def text(self) -> bytes:
         """The exposition, freshly read; of a core whose database is away, only that it is."""

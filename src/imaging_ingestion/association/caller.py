@@ -94,10 +94,10 @@ class Caller:
         # Before anything else is read: what comes next belongs to the association.
         self.association = self._listener.associate(self, decision)
         self.wire.link.resume_reading()
-        log.debug("dimse.accepted", **titles, contexts=len(decision.agreement.contexts))
+        log.info("dimse.accepted", **titles, contexts=len(decision.agreement.contexts))
         await self.association.closed()
         is_usual = isinstance(self.association.end, AssociationReleasedError)
-        tell = log.debug if is_usual else log.warning
+        tell = log.info if is_usual else log.warning
         tell("dimse.ended", **titles, why=str(self.association.end))
         self._listener.released(self)
 

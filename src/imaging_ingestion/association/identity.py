@@ -26,6 +26,8 @@ from imaging_ingestion.dimse.pdu_items import UserIdentity
 log = structlog.get_logger(__name__)
 
 USERNAME, USERNAME_AND_PASSCODE, JSON_WEB_TOKEN = 1, 2, 5
+#: Of the signature of tokens, where the site says nothing.
+DEFAULT_ALGORITHMS: Final = ("RS256", "ES256")
 
 #: Costs of a hash: 16 MiB and some 50 ms of one core.
 _SCRYPT_N: Final = 1 << 14
@@ -55,7 +57,7 @@ class TokenSettings:
     """
 
     key: str = field(repr=False)
-    algorithms: Sequence[str] = ("RS256", "ES256")
+    algorithms: Sequence[str] = DEFAULT_ALGORITHMS
     issuer: str | None = None
     audience: str | None = None
     leeway: float = 30.0

@@ -6,7 +6,7 @@ supported), so a peer learns in the negotiation what there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,7 +37,8 @@ OPERATIONS: Final = 8
 class IngestionServices:
     """The services of one space under one AE title. C-ECHO is always there.
 
-    `provider` is recorded with every instance that is stored. Whatever is None is not offered.
+    `provider` is recorded with every instance that is stored, and `on_stored` is told the status of
+    each C-STORE. Whatever is None is not offered.
     """
 
     intake: Intake
@@ -46,10 +47,11 @@ class IngestionServices:
     move: Service | None = None
     get: Service | None = None
     commitment: Service | None = None
+    on_stored: Callable[[int], None] | None = None
 
     def performers(self) -> Services:
         """Who performs what: storage is for whatever class the others are not."""
-        store = StoreService(self.intake, self.provider)
+        store = StoreService(self.intake, self.provider, self.on_stored)
         return Services({uid: service for uid, (service, _) in self._others()}, store)
 
     def contexts(self, storage: StorageContexts) -> dict[str, ContextPolicy]:

@@ -139,6 +139,7 @@ async def listening_sockets(host: str, port: int, *, reuse_port: bool) -> list[s
     found = await loop.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
+    families = {family for family, *_ in found}
     sockets: list[socket.socket] = []
     try:
         for family, kind, protocol, _, address in dict.fromkeys(found):
@@ -149,7 +150,8 @@ async def listening_sockets(host: str, port: int, *, reuse_port: bool) -> list[s
             if reuse_port:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # `::` alone is every address of the machine, as it is for HTTP.
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, len(families) > 1)
             listening.bind((address[0], port, *address[2:]))
             listening.listen(BACKLOG)
             port = port or listening.getsockname()[1]

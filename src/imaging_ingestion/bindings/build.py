@@ -5,7 +5,7 @@ Imported only where there is a binding: a site without one needs no HTTP client 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from imaging_ingestion.bindings.stow import StowBinding
 from imaging_ingestion.events.broker import Handler, Subscription
 from imaging_ingestion.events.model import DICOM_AVAILABLE, STUDY_REVISION
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.resources.plan import BindingPlan, CStorePlan, FhirPlan, StowPlan
 from imaging_ingestion.storage.space import Space
 
@@ -42,8 +43,12 @@ def build_binding(
     database: Database,
     spaces: Mapping[str, Space],
     base_url: str,
+    roots: Iterable[SpaceRoots] = (),
 ) -> Binding:
-    """Build a binding; `base_url` is this server's root. Raises ValueError for a bad setting."""
+    """Build a binding; `base_url` is this server's root, `roots` those of the spaces' DICOMweb.
+
+    Raises ValueError for a bad setting.
+    """
     target: Target
     if isinstance(plan, StowPlan):
         event_type = DICOM_AVAILABLE
@@ -65,7 +70,11 @@ def build_binding(
             endpoint=plan.endpoint and _absolute(plan.endpoint, base_url),
             imaging_study_endpoint=plan.imaging_study_endpoint
             and _absolute(plan.imaging_study_endpoint, base_url),
-            mapping=mapping_settings(plan.time_zone, plan.patient_id_system),
+            mapping=mapping_settings(
+                plan.time_zone,
+                plan.patient_id_system,
+                {one.internal: one.external for one in roots},
+            ),
         ).deliver
     subscription = Subscription(
         name=plan.name,

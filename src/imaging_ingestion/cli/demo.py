@@ -26,7 +26,8 @@ from imaging_ingestion.cli.fhir_receiver import create_fhir_receiver
 from imaging_ingestion.cli.terminal import console, plain
 from imaging_ingestion.cli.up import configure_logging, in_words, loop_factory
 from imaging_ingestion.http_server import HttpServer
-from imaging_ingestion.resources.plan import FhirPlan, SitePlan, runnable
+from imaging_ingestion.resources.plan import FhirPlan, SitePlan
+from imaging_ingestion.resources.planner import runnable, with_dimse_port
 from imaging_ingestion.resources.site_file import SiteError, read_site
 from imaging_ingestion.site import RunningSite, running_site
 
@@ -36,7 +37,7 @@ _HOST = "127.0.0.1"
 _FHIR_PORT = 8081  # as the site file has it
 
 
-def run(data: Path | None, http_port: int) -> None:
+def run(data: Path | None, http_port: int, dimse_port: int) -> None:
     """Show it, until Ctrl-C. With CI=true exit code 1 if any of it did not happen."""
     configure_logging(level=logging.WARNING)
     shown = console()
@@ -48,7 +49,7 @@ def run(data: Path | None, http_port: int) -> None:
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 missing: Sequence[str] = runner.run(
-                    _demonstrate(shown, folder, http_port, stays=stays)
+                    _demonstrate(shown, folder, http_port, dimse_port, stays=stays)
                 )
         except SiteError as error:
             missing = list(error.problems)
@@ -66,7 +67,7 @@ def _tell(missing: Sequence[str], shown: Console) -> None:
 
 
 async def _demonstrate(
-    shown: Console, folder: Path, http_port: int, *, stays: bool
+    shown: Console, folder: Path, http_port: int, dimse_port: int, *, stays: bool
 ) -> Sequence[str]:
     """Run it all; what did not happen, once told. Raises SiteError, OSError if it cannot begin."""
     stopping = asyncio.Event()
@@ -77,14 +78,15 @@ async def _demonstrate(
         await receiver.start()
         stack.push_async_callback(receiver.stop)
         fhir = f"http://{_HOST}:{receiver.port}{FHIR_ROOT}"
-        plan = with_fhir_at(runnable(read_site([SITE_FILE])), fhir)
+        plan = with_dimse_port(runnable(read_site([SITE_FILE])), _port(dimse_port, shown))
+        plan = with_fhir_at(plan, fhir)
         site = await stack.enter_async_context(
             running_site(plan, data=folder, host=_HOST, http_port=_port(http_port, shown))
         )
         delay = plan.cores[0].revisioning_delay.total_seconds()
         _introduce(shown, site, fhir, folder, delay)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        flow = Flow(shown, session, site.base_url, fhir, delay)
+        flow = Flow(shown, session, site, fhir, delay)
         flowing = asyncio.create_task(flow.run(Sample.read(SAMPLE / "study")))
         stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait({flowing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -116,6 +118,7 @@ def with_fhir_at(plan: SitePlan, url: str) -> SitePlan:
 def _introduce(shown: Console, site: RunningSite, fhir: str, folder: Path, delay: float) -> None:
     shown.rule("imaging-ingestion")
     shown.print(f"platform       {site.base_url}")
+    shown.print(f"DIMSE          {site.dimse[0]}")
     shown.print(f"FHIR receiver  {fhir}")
     shown.print(f"site file      {SITE_FILE}")
     shown.print(f"data           {folder.resolve()}")

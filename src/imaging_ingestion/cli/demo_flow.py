@@ -15,11 +15,15 @@ from rich.json import JSON
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from imaging_ingestion.cli.collect import DicomFile
+from imaging_ingestion.cli.cstore_client import CStoreClient
+from imaging_ingestion.cli.dimse.peer import DimseOptions, Peer
 from imaging_ingestion.cli.lists import studies_table
-from imaging_ingestion.cli.send import Summary, find_files, send_files, show
+from imaging_ingestion.cli.send import Client, Summary, find_files, send_files, show
 from imaging_ingestion.cli.stow_client import Destination, StowClient, UnreachableError
 from imaging_ingestion.cli.terminal import plain
 from imaging_ingestion.dicom.scan import scan_bytes
+from imaging_ingestion.site import RunningSite
 
 _SPACES = ("default", "archive")
 _STUDY, _SERIES, _SOP = 0x0020000D, 0x0020000E, 0x00080018
@@ -62,12 +66,18 @@ class Flow:
     """Sends the sample, waits for what must follow, and shows it."""
 
     def __init__(
-        self, shown: Console, http: aiohttp.ClientSession, base: str, fhir: str, delay: float
+        self,
+        shown: Console,
+        http: aiohttp.ClientSession,
+        site: RunningSite,
+        fhir: str,
+        delay: float,
     ) -> None:
-        """`base` is the platform's root URL, `fhir` the receiver's, `delay` in seconds."""
+        """`fhir` is the receiver's base URL, `delay` in seconds."""
         self._shown = shown
         self._http = http
-        self._base = base
+        self._base = site.base_url
+        self._entity = str(site.dimse[0])
         self._fhir = fhir
         self._delay = delay
 
@@ -96,12 +106,24 @@ class Flow:
         return []
 
     async def _send(self, sample: Sample) -> None:
-        summary = Summary()
-        find_files([sample.folder], self._shown, summary)
-        client = StowClient(Destination.parse(self._base), concurrency=2, token=None)
-        await send_files(client, self._shown, summary)
-        show(summary, self._shown)
-        there = summary.stored + summary.already_there
+        """One half of the study over DICOMweb, the other by C-STORE."""
+        found = Summary()
+        find_files([sample.folder], self._shown, found)
+        half = len(found.files) // 2
+        stow = StowClient(Destination.parse(self._base), concurrency=2, token=None)
+        # Not `cstore_client`, which silences the log: the platform's is the same one here.
+        c_store = CStoreClient(Peer.parse(self._entity), DimseOptions(), concurrency=2)
+        ways: tuple[tuple[str, Client, list[DicomFile]], ...] = (
+            (f"by STOW-RS to {self._base}", stow, found.files[:half]),
+            (f"by C-STORE to {self._entity}", c_store, found.files[half:]),
+        )
+        there = 0
+        for how, client, files in ways:
+            self._shown.print(how)
+            summary = Summary(files)
+            await send_files(client, self._shown, summary)
+            show(summary, self._shown)
+            there += summary.stored + summary.already_there
         if there != sample.instances:
             raise MissingError(f"{there} of {sample.instances} instances were stored")
 

@@ -74,7 +74,7 @@ def options(
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Medical images in over DICOMweb, searchable, settled into revisions, and passed on."""
+    """Medical images in (DICOMweb, DIMSE), searchable, settled into revisions, and passed on."""
 
 
 @app.command()
@@ -92,18 +92,29 @@ def up(
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8080,
+    dimse_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the site's one DIMSE service; 0 takes a free one. 11112, or what the "
+            "site file says, if left out.",
+            show_default=False,
+        ),
+    ] = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log lines as JSON, on standard error.")
     ] = False,
 ) -> None:
     """Run a site on this machine: what site files declare, else the built-in one.
 
-    The built-in site is one space named default, with SQLite and a local folder. Ctrl-C or SIGTERM
-    stops it: what is in hand is finished first. Exit code 0; 2 if the site cannot be run.
+    The built-in site is one space named default, with SQLite and a local folder, which answers
+    DICOMweb, and DIMSE as INGESTION. Ctrl-C or SIGTERM stops it: what is in hand is finished first.
+    Exit code 0; 2 if the site cannot be run.
     """
     from imaging_ingestion.cli.up import run
 
-    run(file or [], data, host, http_port, log_json=log_json)
+    run(file or [], data, host, http_port, dimse_port, log_json=log_json)
 
 
 @app.command()
@@ -303,6 +314,9 @@ def demo(
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Taken if it is free, else another one.")
     ] = 8080,
+    dimse_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Taken if it is free, else another one.")
+    ] = 11112,
 ) -> None:
     """Show the whole flow with a sample study: in, searchable, settled, FHIR, forwarded.
 
@@ -310,7 +324,7 @@ def demo(
     """
     from imaging_ingestion.cli.demo import run
 
-    run(data, http_port)
+    run(data, http_port, dimse_port)
 
 
 def main() -> None:

@@ -8,21 +8,38 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from imaging_ingestion.cli.terminal import plain
-from imaging_ingestion.resources.plan import SitePlan, built_in_plan, runnable
+from imaging_ingestion.resources.plan import DIMSE_PORT, SitePlan
+from imaging_ingestion.resources.planner import built_in_plan, runnable, with_dimse_port
 from imaging_ingestion.resources.site_file import SiteError, read_site
+
+log = structlog.get_logger(__name__)
+
+#: Open files that are enough: 600 associations of a DIMSE service and 200 connections without one,
+#: an object for each that stores, as many HTTP requests, databases, bindings.
+ENOUGH_FILES: Final = 4096
 
 
 def run(
-    files: Sequence[Path], data: Path, host: str, http_port: int, *, log_json: bool = False
+    files: Sequence[Path],
+    data: Path,
+    host: str,
+    http_port: int,
+    dimse_port: int | None,
+    *,
+    log_json: bool = False,
 ) -> None:
-    """Run until SIGINT or SIGTERM; exit code 2 if the site cannot be run."""
+    """Run until SIGINT or SIGTERM; exit code 2 if the site cannot be run.
+
+    `dimse_port` is for the one DIMSE service of the site; None: as the site says.
+    """
     configure_logging(as_json=log_json)
     try:
-        _serve(plan_of(files), data, host, http_port)
+        _serve(plan_of(files, dimse_port), data, host, http_port)
     except SiteError as error:
         print("The site cannot be run:", file=sys.stderr)
         for problem in error.problems:
@@ -39,9 +56,12 @@ def in_words(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def plan_of(files: Sequence[Path]) -> SitePlan:
+def plan_of(files: Sequence[Path], dimse_port: int | None) -> SitePlan:
     """What is to be run: the files' resources, or the built-in site. Raises SiteError."""
-    return runnable(read_site(files)) if files else built_in_plan()
+    if not files:
+        return built_in_plan(DIMSE_PORT if dimse_port is None else dimse_port)
+    plan = runnable(read_site(files))
+    return plan if dimse_port is None else with_dimse_port(plan, dimse_port)
 
 
 def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
@@ -74,10 +94,14 @@ def _serve(plan: SitePlan, data: Path, host: str, http_port: int) -> None:
         for core in plan.cores:
             for space in core.spaces:
                 print(f"            {site.base_url}/spaces/{space.name}/dicom-web")
+        for number, entity in enumerate(site.dimse):
+            over = " (TLS)" if entity.tls else ""
+            print(f"  {'' if number else 'DIMSE':<9} {entity}{over}")
         print(f"  API       {site.base_url}/api/docs")
         print(f"  data      {data.resolve()}", flush=True)
 
     tune_interpreter()
+    raise_file_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run_site(plan, data=data, host=host, http_port=http_port, ready=ready))
 
@@ -93,6 +117,26 @@ def tune_interpreter() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     sys.setswitchinterval(0.001)
+
+
+def raise_file_limit() -> None:
+    """Let the process open as many files as it may: each connection is one, each object, too.
+
+    The soft limit is 1024 on most machines, for programs of old that cannot handle more; a DIMSE
+    service alone takes 600 associations.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    except (ValueError, OSError) as error:  # macOS has a limit below that of `hard`
+        log.debug("up.file_limit_not_raised", error=str(error))
+    if soft != resource.RLIM_INFINITY and soft < ENOUGH_FILES:
+        log.warning("up.few_files", limit=soft, wanted=ENOUGH_FILES, help="raise `ulimit -n`")
 
 
 def loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -16,12 +16,14 @@ from pydantic_core import PydanticCustomError
 API_VERSION = "imaging-ingestion.alvearie.org/v1alpha1"
 
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+_HOST = r"^([A-Za-z0-9._-]{1,253}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{0,40}:[0-9A-Za-z.%]{0,32})$"
 _AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
 
 #: What was expected, by pydantic's type of error or the pattern that did not match.
 EXPECTED = {
     _NAME: "a name of lower-case letters, digits, '-' and '.' was expected",
     _AE_TITLE: "an AE title was expected: 1 to 16 ASCII characters, no backslash",
+    _HOST: "a host name or an address was expected",
     "string_type": (
         "text was expected, as Kubernetes demands: "
         "numbers, and words like yes and no, need quotation marks"
@@ -31,6 +33,7 @@ EXPECTED = {
     "dict_type": "a mapping was expected",
     "model_type": "a mapping was expected",
     "list_type": "a list was expected",
+    "too_short": "at least one was expected",
     "invalid_key": "a key must be text: numbers, and words like yes and no, need quotation marks",
 }
 
@@ -162,6 +165,17 @@ class _Nats(_Spec):
     natsTokenSecret: Annotated[Reference, Field(description="Secret with the token.")] = None
 
 
+class Destination(Model):
+    """An application entity that a service may call."""
+
+    applicationEntityTitle: Annotated[AeTitle, Field(description="Its AE title.")]
+    host: Annotated[str, Field(pattern=_HOST, description="Where it is: a name or an address.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="Its port.")] = 104
+    tls: Annotated[
+        bool, Field(description="Whether it is called over TLS, with the service's DIMSE_TLS_*.")
+    ] = False
+
+
 class DimseIngestionServiceSpec(_Nats):
     """DIMSE services of one storage space."""
 
@@ -173,6 +187,28 @@ class DimseIngestionServiceSpec(_Nats):
         AeTitle, Field(description="AE title that it answers to.")
     ] = "INGESTION"
     dimseService: ImageOnly = ImageOnly()
+    port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="Ours: TCP port it listens on, 11112 if left out; 0 takes a free one.",
+        ),
+    ] = None
+    callingApplicationEntityTitles: Annotated[
+        list[AeTitle] | None,
+        Field(min_length=1, description="Ours: AE titles that may call; any if left out."),
+    ] = None
+    destinations: Annotated[
+        list[Destination],
+        Field(description="Ours: whom C-MOVE and reports of storage commitment may go to."),
+    ] = []
+    dimseConfigName: Annotated[
+        Reference, Field(description="Ours: ConfigMap with DIMSE_* of the service.")
+    ] = None
+    dimseSecretName: Annotated[
+        Reference, Field(description="Ours: Secret with those that nobody is to see.")
+    ] = None
 
 
 class DimseProxySpec(_Nats):

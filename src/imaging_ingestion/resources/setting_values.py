@@ -85,15 +85,29 @@ class Settings:
         self._problem(f"{self.place(key)}: an AE title was expected")
         return None
 
-    def number(self, key: str, default: int, most: int) -> int:
-        """A whole number from 1 to `most`."""
+    def number(self, key: str, default: int, most: int, *, least: int = 1) -> int:
+        """A whole number from `least` to `most`."""
         text = self.text(key)
         if text is None:
             return default
-        if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most:
+        if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
             return int(text)
-        self._problem(f"{self.place(key)}: a number from 1 to {most} was expected")
+        self._problem(f"{self.place(key)}: a number from {least} to {most} was expected")
         return default
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """`true` or `false`."""
+        text = self.text(key)
+        if text is None:
+            return default
+        if text.lower() in {"true", "false"}:
+            return text.lower() == "true"
+        self._problem(f"{self.place(key)}: true or false was expected")
+        return default
+
+    def words(self, key: str) -> tuple[str, ...]:
+        """What stands between commas."""
+        return tuple(word.strip() for word in (self.text(key) or "").split(",") if word.strip())
 
     def url(self, key: str, *, path: bool = True) -> str | None:
         """An absolute http(s) URL or, if `path`, a path on this server."""

@@ -21,10 +21,12 @@ class Setting:
 
 _CORE = "DicomEventDrivenIngestion"
 _SERVICE = "DicomwebIngestionService"
+_DIMSE_SERVICE = "DimseIngestionService"
+_SERVICES = f"{_SERVICE}, {_DIMSE_SERVICE}"
 _INSTANCE_BINDING = "DicomInstanceBinding"
 _STUDY_BINDING = "DicomStudyBinding"
 _BINDINGS = f"{_INSTANCE_BINDING}, {_STUDY_BINDING}"
-_DIMSE = "DimseIngestionService, DimseProxy"
+_DIMSE = f"{_DIMSE_SERVICE}, DimseProxy"
 _LATER = "Not read by this version."
 
 _OBJECT_STORE = tuple(
@@ -44,20 +46,62 @@ _OBJECT_STORE = tuple(
     )
 )
 
-_DIMSE_KEYS = tuple(
-    Setting(f"DIMSE_{name}", reader, f"{what} {_LATER}", is_secret=secret)
-    for name, reader, what, secret in (
-        ("PORT", _DIMSE, "Port it listens on.", False),
-        ("CONFIG_PATH", _DIMSE, "Folder of its presentation contexts.", False),
-        ("NATS_URL", _DIMSE, "NATS server between the networks.", False),
-        ("NATS_TLS_ENABLED", _DIMSE, "Whether it is spoken to over TLS.", False),
-        ("NATS_SUBJECT_ROOT", _DIMSE, "First word of the subjects.", False),
-        ("NATS_SUBJECT_CHANNEL", _DIMSE, "A or B, the other one than the peer's.", False),
-        ("NATS_AUTH_TOKEN", _DIMSE, "Token of the NATS server.", True),
+_NATS_KEYS = tuple(
+    Setting(f"DIMSE_NATS_{name}", _DIMSE, f"{what} {_LATER}", is_secret=secret)
+    for name, what, secret in (
+        ("URL", "NATS server between the networks.", False),
+        ("TLS_ENABLED", "Whether it is spoken to over TLS.", False),
+        ("SUBJECT_ROOT", "First word of the subjects.", False),
+        ("SUBJECT_CHANNEL", "A or B, the other one than the peer's.", False),
+        ("AUTH_TOKEN", "Token of the NATS server.", True),
     )
 )
 
-#: A binding reads them; what else has them is not run by this version.
+_DIMSE_SERVICE_KEYS = tuple(
+    Setting(f"DIMSE_{name}", _DIMSE_SERVICE, what, default, is_secret=secret)
+    for name, what, default, secret in (
+        ("PORT", "Port it listens on, where `spec.port` says nothing.", "`11112`", False),
+        (
+            "CONFIG_PATH",
+            "Folder with IMAGE_CUIDS and IMAGE_TSUIDS, the SOP classes and transfer syntaxes that "
+            "are taken.",
+            "all of the standard, and private SOP classes",
+            False,
+        ),
+        (
+            "USERNAMES",
+            "Ours: user names that may call without a passcode, comma-separated. They prove "
+            "nothing.",
+            "",
+            False,
+        ),
+        (
+            "PASSCODES",
+            "Ours: who may call with a passcode, a line each: `NAME:PASSCODE`, or `NAME:` and the "
+            "passcode's scrypt hash.",
+            "",
+            True,
+        ),
+        (
+            "JWT_KEY",
+            "Ours: who has a JSON Web Token signed for this key may call. A public key in PEM, or "
+            "the secret of HMAC algorithms.",
+            "",
+            True,
+        ),
+        ("JWT_ALGORITHMS", "Ours: algorithms of its signature.", "`RS256,ES256`", False),
+        ("JWT_ISSUER", "Ours: issuer that the token must name.", "any", False),
+        ("JWT_AUDIENCE", "Ours: audience that the token must name.", "any", False),
+        (
+            "IDENTITY_REQUIRED",
+            "Ours: whether nobody may call without one of these identities.",
+            "`true` if any is configured",
+            False,
+        ),
+    )
+)
+
+#: Of those who call, and of those who are called.
 _DIMSE_TARGET_KEYS = (
     Setting(
         "DIMSE_TARGET_HOST",
@@ -75,7 +119,7 @@ _DIMSE_TARGET_KEYS = (
     Setting(
         "DIMSE_AE",
         f"{_INSTANCE_BINDING}, {_DIMSE}",
-        "AE title by which we call, and are called.",
+        "AE title by which we call, and are called; `spec.applicationEntityTitle` goes before it.",
         "`INGESTION`",
     ),
     *(
@@ -87,7 +131,12 @@ _DIMSE_TARGET_KEYS = (
             is_secret=name.endswith("_PASSWORD"),
         )
         for name, meaning, default in (
-            ("ENABLED", "Whether DIMSE is spoken over TLS: `true` or `false`.", "`false`"),
+            (
+                "ENABLED",
+                "Whether DIMSE is spoken over TLS: `true` or `false`. A service's destinations say "
+                "so themselves.",
+                "`false`",
+            ),
             ("KEYSTORE", "File of our certificate and its key, PEM or PKCS#12.", ""),
             ("KEYSTORE_TYPE", "Its format.", "by its content"),
             ("KEYSTORE_PASSWORD", "Its password.", ""),
@@ -122,19 +171,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("DATASOURCE_MAX_SIZE", _CORE, "Connections to PostgreSQL at most.", "`16`"),
     Setting(
         "LOCAL_STORAGE_PATH",
-        _SERVICE,
+        _SERVICES,
         "Folder of the space, in the data folder unless absolute.",
         "`spaces/` and the space's name",
     ),
     Setting(
         "WADO_INTERNAL_ENDPOINT",
-        _SERVICE,
+        _SERVICES,
         "DICOMweb root of the space that events name.",
         "this server's",
     ),
     Setting(
         "WADO_EXTERNAL_ENDPOINT",
-        _SERVICE,
+        _SERVICES,
         "DICOMweb root of the space that clients see in answers.",
         "as the request came",
     ),
@@ -179,7 +228,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *_OBJECT_STORE,
     *_DIMSE_TARGET_KEYS,
-    *_DIMSE_KEYS,
+    *_DIMSE_SERVICE_KEYS,
+    *_NATS_KEYS,
     Setting("PROVIDER_NAME", _SERVICE, f"Of a single component: `providerName`. {_LATER}"),
     Setting("EVENT_SOURCE", _CORE, f"Source of CloudEvents. {_LATER}"),
     Setting("K_SINK", _CORE, f"Where Knative wants CloudEvents sent. {_LATER}"),

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -203,12 +203,14 @@ def _found(node: yaml.Node | None) -> str:
 
 def _fields_at(model: type[Any], path: Sequence[str | int]) -> list[str]:
     """The field names that a model has at a path."""
+    found: Any = model
     for part in path:
-        field_info = getattr(model, "model_fields", {}).get(part)
-        if field_info is None or not hasattr(field_info.annotation, "model_fields"):
-            return []
-        model = field_info.annotation
-    return list(getattr(model, "model_fields", {}))
+        if isinstance(part, int):  # an item of a list
+            found = next(iter(get_args(found)), None)
+        else:
+            field_info = getattr(found, "model_fields", {}).get(part)
+            found = None if field_info is None else field_info.annotation
+    return list(getattr(found, "model_fields", {}))
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

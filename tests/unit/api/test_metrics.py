@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from event_core import plans_of, reads_a_table_whole, record, stored
@@ -54,6 +55,21 @@ async def test_the_figures_are_what_the_manifest_says(database: Database) -> Non
         ("deliveries", "b", "core", "delivered"): 1,
         ("deliveries", "b", "core", "dead"): 1,
     }
+
+
+async def test_dimse_services_are_shown_as_they_are_now() -> None:
+    listener = SimpleNamespace(associations=2)
+    metrics = Metrics({})
+    metrics.watch_dimse("scanners", listener)
+    metrics.watch_dimse("others", SimpleNamespace(associations=0))
+    for status in (0, 0, 0xA700):
+        metrics.count_store("scanners", status)
+    listener.associations = 3
+    found = await figures(metrics)
+    assert found["dimse_associations", "scanners"] == 3
+    assert found["dimse_associations", "others"] == 0
+    assert found["dimse_stores_total", "scanners", "0000"] == 2
+    assert found["dimse_stores_total", "scanners", "A700"] == 1
 
 
 async def test_the_counts_are_not_counted(database: Database) -> None:

@@ -429,6 +429,15 @@ def test_the_endpoint_is_the_dicomweb_base(mapped) -> None:
     assert resource["series"][0]["endpoint"] == [{"reference": "#dicomweb"}]
 
 
+def test_the_endpoint_is_the_root_that_readers_reach_where_that_is_another(mapped) -> None:
+    # F12
+    made = study()
+    root = mapped(*made)["contained"][0]["address"]
+    settings = MappingSettings(addresses={root: "https://images.example/dicom-web"})
+    (endpoint,) = mapped(*made, settings=settings)["contained"]
+    assert endpoint["address"] == "https://images.example/dicom-web"
+
+
 def test_values_of_odd_characters_become_strings_that_fhir_allows(mapped) -> None:
     # F16
     resource = mapped(

@@ -311,6 +311,8 @@ _KEYS = st.sampled_from(
         "imagePullSecrets",
         "dicomEventDrivenIngestionName",
         "bucketConfigName",
+        "destinations",
+        "callingApplicationEntityTitles",
     ]
 )
 _SCALARS = st.one_of(
@@ -367,6 +369,7 @@ def test_any_value_is_read_or_refused(value, flow):
                 [
                     "DicomEventDrivenIngestion",
                     "DicomwebIngestionService",
+                    "DimseIngestionService",
                     "DimseProxy",
                     "DicomEventBridge",
                     "ConfigMap",

@@ -7,77 +7,40 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from site_documents import (
+    binding,
+    config_map,
+    core,
+    core_of,
+    dimse,
+    plan,
+    problems_of,
+    resource,
+    secret,
+    service,
+)
 from sqlalchemy.engine import URL
 
 from imaging_ingestion.resources.plan import (
-    CorePlan,
     CStorePlan,
     DatabasePlan,
+    DimsePlan,
     FhirPlan,
-    SitePlan,
     SpacePlan,
     StowPlan,
-    built_in_plan,
-    runnable,
 )
-from imaging_ingestion.resources.site_file import Site, SiteError, read_documents
-
-API = "imaging-ingestion.alvearie.org/v1alpha1"
-
-
-def resource(kind: str, name: str, **spec: object) -> str:
-    own = "\n".join(f"  {field}: {value}" for field, value in spec.items())
-    return f"apiVersion: {API}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{own}\n"
-
-
-def core(name: str = "core", **spec: object) -> str:
-    return resource("DicomEventDrivenIngestion", name, **spec)
-
-
-def service(name: str, of: str = "core", **spec: object) -> str:
-    return resource("DicomwebIngestionService", name, dicomEventDrivenIngestionName=of, **spec)
-
-
-def binding(kind: str, name: str, of: str = "core", **spec: object) -> str:
-    return resource(kind, name, dicomEventDrivenIngestionName=of, **spec)
-
-
-def config_map(name: str, **data: str) -> str:
-    pairs = "\n".join(f"  {key}: {value!r}" for key, value in data.items())
-    return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n{pairs}\n"
-
-
-def secret(name: str, field: str = "stringData", **data: str) -> str:
-    pairs = "\n".join(f"  {key}: {value!r}" for key, value in data.items())
-    return f"apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\n{field}:\n{pairs}\n"
-
-
-def plan(*documents: str) -> SitePlan:
-    problems: list[str] = []
-    site = Site(tuple(read_documents("---\n".join(documents), "site.yaml", problems)))
-    assert problems == []
-    return runnable(site)
-
-
-def problems_of(*documents: str) -> tuple[str, ...]:
-    with pytest.raises(SiteError) as caught:
-        plan(*documents)
-    return caught.value.problems
-
-
-def core_of(*documents: str) -> CorePlan:
-    (found,) = plan(*documents).cores
-    return found
+from imaging_ingestion.resources.planner import built_in_plan
 
 
 def test_the_built_in_site_is_one_space_in_the_data_folder():
-    assert built_in_plan() == plan(core(), service("any"))
+    assert built_in_plan() == plan(core(), service("any"), dimse("dimse"))
     (only,) = built_in_plan().cores
     assert only.name == "core"
     assert only.revisioning_delay == timedelta(seconds=30)
     assert only.database == DatabasePlan(file=Path("core.db"))
     assert only.spaces == (SpacePlan("default", Path("spaces/default")),)
     assert only.bindings == ()
+    assert only.dimse == (DimsePlan("dimse", "default"),)
 
 
 def test_a_whole_site_becomes_a_plan():
@@ -265,13 +228,15 @@ def test_a_c_store_binding_needs_no_more_than_host_and_title():
 
 def test_an_empty_site_has_nothing_to_run():
     assert problems_of("") == ("the site has no DicomEventDrivenIngestion: one core is needed",)
-    assert problems_of(core()) == ("the site has no DicomwebIngestionService: one space is needed",)
+    assert problems_of(core()) == (
+        "the site has neither a DicomwebIngestionService nor a DimseIngestionService: one space is "
+        "needed",
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "spec"),
     [
-        ("DimseIngestionService", {"dicomEventDrivenIngestionName": "core"}),
         ("DimseProxy", {"applicationEntityTitle": "X"}),
         ("DicomEventBridge", {"dicomEventDrivenIngestionName": "core"}),
     ],

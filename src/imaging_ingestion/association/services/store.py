@@ -10,6 +10,7 @@ warnings of C-STORE says that, for nothing is coerced and nothing discarded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -35,10 +36,13 @@ _STATUS_OF: Final = {reasons.DUPLICATE_SOP_INSTANCE: KEPT_STATUS}
 class StoreService:
     """Stores into one space."""
 
-    def __init__(self, intake: Intake, provider: str) -> None:
-        """`provider` is recorded with every instance."""
+    def __init__(
+        self, intake: Intake, provider: str, on_answer: Callable[[int], None] | None = None
+    ) -> None:
+        """`provider` is recorded with every instance; `on_answer` is told each status."""
         self._intake = intake
         self._provider = provider
+        self._on_answer = on_answer
 
     async def perform(self, request: IncomingRequest) -> None:
         """Answer one C-STORE-RQ once its instance is durable, or refused."""
@@ -55,6 +59,8 @@ class StoreService:
         except IntakeRefused as refused:
             code = _STATUS_OF.get(refused.failure_reason, refused.failure_reason)
             comment = refused.message
+        if self._on_answer is not None:
+            self._on_answer(code)
         await request.respond(respond(command, code, error_comment=comment))
 
     async def _store(self, request: IncomingRequest, command: CStoreRequest) -> Received:

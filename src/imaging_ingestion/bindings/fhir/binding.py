@@ -10,6 +10,7 @@ older state over a newer one (F13 to F15).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 
@@ -127,12 +128,18 @@ class FhirBinding:
         return announced
 
 
-def mapping_settings(time_zone: str | None, patient_id_system: str | None) -> MappingSettings:
+def mapping_settings(
+    time_zone: str | None,
+    patient_id_system: str | None,
+    addresses: Mapping[str, str] | None = None,
+) -> MappingSettings:
     """The mapping's settings as a site declares them. Raises ValueError with the setting's name."""
     if patient_id_system is not None and not is_uri(patient_id_system):
         raise ValueError(f"FHIR_PATIENT_ID_SYSTEM: a URI was expected, found {patient_id_system!r}")
     try:
-        return MappingSettings(zone_of(time_zone or "UTC"), patient_id_system)
+        return MappingSettings(
+            zone_of(time_zone or "UTC"), patient_id_system, dict(addresses or {})
+        )
     except ValueError as error:
         raise ValueError(f"FHIR_TIME_ZONE: {error}") from error
 

@@ -6,8 +6,8 @@ stands and holds nothing empty. The line numbers (F1 to F16) are those of the co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
 
@@ -41,11 +41,14 @@ class MappingSettings:
     """What a site says of its own DICOM.
 
     `time_zone` is that of dates and times without Timezone Offset From UTC; `patient_id_system` the
-    namespace of Patient IDs without issuer (None: one for each space and provider).
+    namespace of Patient IDs without issuer (None: one for each space and provider). `addresses`:
+    DICOMweb roots as events name them, and as readers of the FHIR server reach them, where these
+    differ.
     """
 
     time_zone: tzinfo = UTC
     patient_id_system: str | None = None
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 class Mapped(NamedTuple):
@@ -68,7 +71,7 @@ def map_revision(
     read = [(s, _attributes(s)) for s in series]
     requests = [item for _, a in read for item in a.items(_REQUEST_ATTRIBUTES)]
     subject = subject_of(attributes, _unissued_system(revision, settings), contain=contain_patient)
-    endpoints = _Endpoints(series)
+    endpoints = _Endpoints(series, settings.addresses)
     resource: Resource = {
         "resourceType": "ImagingStudy",
         "contained": [subject.contained, *endpoints.resources],
@@ -152,7 +155,8 @@ def _instance(instance: RevisionInstance) -> Element:
 class _Endpoints:
     """The DICOMweb services that a study's series can be retrieved from (F12)."""
 
-    def __init__(self, series: Sequence[RevisionSeries]) -> None:
+    def __init__(self, series: Sequence[RevisionSeries], addresses: Mapping[str, str]) -> None:
+        self._addresses = addresses
         self._ids: dict[str, str] = {}
         for one in series:
             number = len(self._ids) + 1
@@ -173,9 +177,9 @@ class _Endpoints:
                 },
                 "payloadType": [{"text": "DICOM WADO-RS"}],
                 "payloadMimeType": ["application/dicom"],
-                "address": address,
+                "address": self._addresses.get(root, root),
             }
-            for address, key in self._ids.items()
+            for root, key in self._ids.items()
         ]
 
     def references(self, series: Iterable[RevisionSeries]) -> list[Element]:

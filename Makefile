@@ -7,14 +7,16 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 #: How long `make fuzz` searches.
 FUZZ_SECONDS ?= 60
+#: What tests need of npm, each with its package.json.
 VALIDATOR := tests/support/fhir-validator
+AZURITE := tests/support/azurite
 
 .PHONY: demo test lint types layers check format fuzz bench docs clean
 
 demo: $(VENV)/.ready  ## the whole flow with a sample study, on embedded defaults
 	$(BIN)/imaging-ingestion demo
 
-test: $(VENV)/.ready-dev $(VALIDATOR)/node_modules/.ready  ## every test, against real servers
+test: $(VENV)/.ready-dev $(VALIDATOR)/node_modules/.ready $(AZURITE)/node_modules/.ready  ## every test, against real servers
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-dev  ## style and formatting
@@ -47,7 +49,7 @@ bench: $(VENV)/.ready-dev  ## beside Orthanc, in one run
 	$(BIN)/python benchmarks/dicomweb.py
 
 clean:
-	rm -rf $(VENV) build dist $(VALIDATOR)/node_modules
+	rm -rf $(VENV) build dist $(VALIDATOR)/node_modules $(AZURITE)/node_modules
 
 # Debian's python3 comes without ensurepip, so the environment is made without pip and filled by the
 # pip that is there.
@@ -65,7 +67,7 @@ $(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.ready $@
 
-$(VALIDATOR)/node_modules/.ready: $(VALIDATOR)/package.json
+tests/support/%/node_modules/.ready: tests/support/%/package.json
 	scripts/need_commands curl:curl npm:npm storescp:dcmtk setpriv:util-linux
-	npm install --prefix $(VALIDATOR) --no-package-lock --no-audit --no-fund --silent
+	npm install --prefix $(<D) --no-package-lock --no-audit --no-fund --silent
 	touch $@

@@ -1,8 +1,8 @@
 """Taking in one instance while it streams, and making it durable with whatever else arrives.
 
     receive ─ write ─ write ─ … ─ finish ─┬─ scan and check
-                                          ├─ seal      the object's bytes are durable
-                                          ├─ publish   it has its name     (shared by many)
+                                          ├─ seal      the object's bytes are all there
+                                          ├─ publish   it is durable, by its name (shared by many)
                                           ├─ accept    it is recorded      (shared by many)
                                           └─ delete    what it replaced, if anything
 
@@ -68,10 +68,15 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class IntakeSettings:
-    """How a space takes instances in."""
+    """How a space takes instances in.
+
+    `publishes_together`: objects that are ready while others get their names go together next;
+    else each goes at once.
+    """
 
     conflict_policy: ConflictPolicy = ConflictPolicy.REPLACE
     scan_limits: ScanLimits = field(default_factory=ScanLimits)
+    publishes_together: bool = True
 
 
 class Intake:
@@ -155,7 +160,10 @@ class Intake:
             next(self._arrivals),
         )
         try:
-            await self._publishing.take((sealed, name))
+            if self.settings.publishes_together:
+                await self._publishing.take((sealed, name))
+            else:
+                await self._space.publish([(sealed, name)])
         except BaseException:
             # It may have got its name and not been durable under it.
             await self._delete(name)

@@ -29,6 +29,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from imaging_ingestion.storage.object_name import INCOMING, check_object_name
 from imaging_ingestion.storage.space import ObjectMissingError, SealedObject, SpaceFullError
 from imaging_ingestion.threads import Threads
 
@@ -36,7 +37,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Piece = bytes | bytearray | memoryview
 
-INCOMING = ".incoming"
 #: Bytes of one piece: what a writer gathers before it goes to the disk, what a stream yields.
 PIECE = 1 << 20
 #: Bytes that all writers of a space may gather together; beyond them each goes to disk at once.
@@ -47,7 +47,6 @@ THREADS = 8
 #: Directories remembered as durable.
 REMEMBERED = 4096
 
-_NO_PART = frozenset({"", ".", ".."})
 #: The disk, the user's quota, or what one file may hold (RLIMIT_FSIZE, or the file system's).
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -138,10 +137,7 @@ class DirectorySpace:
 
     def _path(self, name: str) -> str:
         """The file of an object. Raises ValueError for a name that is not inside the space."""
-        parts = name.split("/")
-        if parts[0] == INCOMING or not _NO_PART.isdisjoint(parts) or "\0" in name:
-            raise ValueError(f"{name!r} names no object: a path inside the space expected")
-        return f"{self._root}/{name}"
+        return f"{self._root}/{check_object_name(name)}"
 
     def _publish(self, places: Iterable[tuple[str, str]]) -> None:
         touched: dict[str, None] = {}

@@ -20,8 +20,11 @@ import re
 import secrets
 from collections.abc import Iterator
 
+_NO_PART = frozenset({"", ".", ".."})
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
 _ARRIVAL = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
+#: What a directory keeps there is not published; no object of any space has its name there.
+INCOMING = ".incoming"
 #: Hexadecimal digits of the content's SHA-256 in the name.
 DIGEST_DIGITS = 16
 
@@ -52,3 +55,11 @@ def object_name(study: str, series: str, sop: str, sha256: bytes, arrival: str) 
     spread = hashlib.sha1(study.encode("ascii"), usedforsecurity=False).hexdigest()[:2]
     digest = sha256.hex()[:DIGEST_DIGITS]
     return f"{spread}/{study}/{series}/{sop}-{digest}-{arrival}.dcm"
+
+
+def check_object_name(name: str) -> str:
+    """A name that is a path inside a space. Raises ValueError for one that is not."""
+    parts = name.split("/")
+    if parts[0] == INCOMING or not _NO_PART.isdisjoint(parts) or "\0" in name:
+        raise ValueError(f"{name!r} names no object: a path inside the space expected")
+    return name

@@ -1,9 +1,12 @@
 """The port of a storage space: objects are put whole or not at all, and never change.
 
 A put has three steps so that its costs can be shared by many instances: bytes stream into an
-`ObjectWriter`; `seal` makes them durable and tells their digest (from which the object's name is
-made); `publish` gives any number of sealed objects their names, durably, in one go. Only then are
-they visible. Whatever was not published is not there after a crash.
+`ObjectWriter`; `seal` ends them and tells their digest (from which the object's name is made);
+`publish` gives any number of sealed objects their names in one go. What is published is durable and
+visible; whatever was not published is not there after a crash. A directory makes the bytes durable
+at `seal` already, an object store at `publish`: only `publish` is a promise.
+
+Failures are OSErrors, so that whoever does not care for the cause need not know it.
 """
 
 from __future__ import annotations
@@ -21,9 +24,24 @@ class SpaceFullError(OSError):
     """The space cannot take more bytes (disk or quota full)."""
 
 
+class SpaceDeniedError(OSError):
+    """The space does not let us do it: wrong credentials, or too few permissions."""
+
+
+class SpaceMissingError(OSError):
+    """There is no such space: the bucket or the container does not exist."""
+
+
+class SpaceUnavailableError(OSError):
+    """The space cannot be reached or is too busy, for as long as we tried; it may work later."""
+
+
 @dataclass(frozen=True, slots=True)
 class SealedObject:
-    """Bytes durably in the space without a name yet. `token` is the adapter's own."""
+    """An object whose bytes the space has whole, without a name yet.
+
+    `token` is the adapter's own.
+    """
 
     sha256: bytes
     size: int  # bytes
@@ -37,14 +55,18 @@ class ObjectWriter(Protocol):
         """Append `data`, which the caller may reuse once this returns."""
 
     async def seal(self) -> SealedObject:
-        """Make everything written durable. The writer is spent afterwards."""
+        """End the object. The writer is spent afterwards."""
 
     async def abort(self) -> None:
         """Forget everything written. Harmless after `seal`, `abort`, or a failed `write`."""
 
 
 class ObjectReader(Protocol):
-    """One object opened for reading; it stays readable even if the object is deleted meanwhile."""
+    """One object opened for reading; what is read is of that object or there is an OSError.
+
+    In a directory it stays readable even if the object is deleted meanwhile; of an object in a
+    store only what has been asked for does.
+    """
 
     @property
     def size(self) -> int:

@@ -1,10 +1,9 @@
-"""A space in a directory: whole objects or none, durable, back-pressed, tidy."""
+"""A space in a directory: what it does beside what every space does (test_space.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import resource
 import subprocess
@@ -13,12 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from spaces import get, names, put
 
 from imaging_ingestion.storage import directory
 from imaging_ingestion.storage.directory import GATHERED, PIECE, DirectorySpace
-from imaging_ingestion.storage.space import ObjectMissingError, SealedObject, SpaceFullError
+from imaging_ingestion.storage.space import SpaceFullError
 
 
 @pytest.fixture
@@ -28,96 +26,8 @@ async def space(tmp_path: Path) -> AsyncIterator[DirectorySpace]:
     await opened.close()
 
 
-async def put(space: DirectorySpace, name: str, *pieces: bytes) -> SealedObject:
-    writer = space.writer()
-    for piece in pieces:
-        await writer.write(piece)
-    sealed = await writer.seal()
-    await space.publish([(sealed, name)])
-    return sealed
-
-
-async def get(space: DirectorySpace, name: str) -> bytes:
-    reader = await space.open(name)
-    try:
-        return b"".join([piece async for piece in reader.stream()])
-    finally:
-        await reader.close()
-
-
-async def names(space: DirectorySpace) -> list[str]:
-    return sorted([name async for name in space.names()])
-
-
 def unpublished(space: DirectorySpace) -> list[Path]:
     return [path for path in (space.root / ".incoming").rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize("size", [0, 1, 5000, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 17])
-async def test_what_is_read_is_what_was_written(space: DirectorySpace, size: int) -> None:
-    content = os.urandom(size)
-    sealed = await put(
-        space, "aa/1/2/3.dcm", *(content[o : o + 70_000] for o in range(0, size, 70_000))
-    )
-    assert (sealed.sha256, sealed.size) == (hashlib.sha256(content).digest(), size)
-    assert await get(space, "aa/1/2/3.dcm") == content
-    reader = await space.open("aa/1/2/3.dcm")
-    assert reader.size == size
-    assert await reader.read(max(size - 10, 0), 100) == content[max(size - 10, 0) :]
-    assert await reader.read(size, 10) == b""
-    await reader.close()
-    await reader.close()
-    assert unpublished(space) == []
-
-
-@settings(max_examples=25, deadline=None)
-@given(pieces=st.lists(st.binary(max_size=40_000), max_size=12))
-def test_any_pieces_make_the_same_object_and_their_buffers_may_be_reused(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
-) -> None:
-    async def run() -> None:
-        space = DirectorySpace("s", tmp_path_factory.mktemp("space"))
-        try:
-            writer = space.writer()
-            for number, piece in enumerate(pieces):
-                if number % 3 == 0:
-                    await writer.write(piece)
-                    continue
-                buffer = bytearray(piece)
-                await writer.write(buffer if number % 3 == 1 else memoryview(buffer))
-                buffer[:] = bytes(len(buffer))
-            sealed = await writer.seal()
-            await space.publish([(sealed, "o")])
-            assert await get(space, "o") == b"".join(pieces)
-            assert sealed.sha256 == hashlib.sha256(b"".join(pieces)).digest()
-        finally:
-            await space.close()
-
-    asyncio.run(run())
-
-
-async def test_an_object_is_not_there_before_it_is_published(space: DirectorySpace) -> None:
-    writer = space.writer()
-    await writer.write(b"x" * (PIECE + 1))
-    sealed = await writer.seal()
-    assert await names(space) == []
-    await space.publish([(sealed, "a/b")])
-    assert await names(space) == ["a/b"]
-
-
-async def test_many_objects_are_published_at_once_and_again_without_harm(
-    space: DirectorySpace,
-) -> None:
-    batch = []
-    for number in range(20):
-        writer = space.writer()
-        await writer.write(b"%d" % number)
-        batch.append((await writer.seal(), f"{number % 3}/x/{number}"))
-    await space.publish(batch)
-    await space.publish(batch)
-    assert await names(space) == sorted(name for _, name in batch)
-    for number, (_, name) in enumerate(batch):
-        assert await get(space, name) == b"%d" % number
 
 
 async def test_publishing_replaces_an_object_of_that_name_and_readers_keep_the_old_one(
@@ -197,32 +107,6 @@ async def test_beyond_the_common_bound_each_writer_writes_through(space: Directo
     assert len(unpublished(space)) == 40
     await asyncio.gather(*(writer.abort() for writer in writers))
     assert (unpublished(space), space.gathered) == ([], 0)
-
-
-async def test_an_object_that_is_not_there_is_missing(space: DirectorySpace) -> None:
-    await put(space, "a/b", b"x")
-    for name in ("a/c", "z", "a", "a/b/c"):
-        with pytest.raises(ObjectMissingError, match="no object"):
-            await space.open(name)
-        if name != "a":
-            await space.delete(name)
-    await space.delete("a/b")
-    with pytest.raises(ObjectMissingError):
-        await space.open("a/b")
-
-
-@pytest.mark.parametrize(
-    "name", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a/", ".incoming/x", "a\0b"]
-)
-async def test_no_name_leads_out_of_the_space(space: DirectorySpace, name: str) -> None:
-    with pytest.raises(ValueError, match="names no object"):
-        await space.open(name)
-    with pytest.raises(ValueError, match="names no object"):
-        await space.delete(name)
-    writer = space.writer()
-    sealed = await writer.seal()
-    with pytest.raises(ValueError, match="names no object"):
-        await space.publish([(sealed, name)])
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

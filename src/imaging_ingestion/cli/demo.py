@@ -23,8 +23,9 @@ from rich.console import Console
 from imaging_ingestion.cli.demo_flow import Flow, Sample
 from imaging_ingestion.cli.fhir_receiver import ROOT as FHIR_ROOT
 from imaging_ingestion.cli.fhir_receiver import create_fhir_receiver
+from imaging_ingestion.cli.process import configure_logging, loop_factory
 from imaging_ingestion.cli.terminal import console, plain
-from imaging_ingestion.cli.up import configure_logging, in_words, loop_factory
+from imaging_ingestion.cli.up import in_words
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.resources.plan import FhirPlan, SitePlan
 from imaging_ingestion.resources.planner import runnable, with_dimse_port

@@ -117,6 +117,87 @@ def up(
     run(file or [], data, host, http_port, dimse_port, log_json=log_json)
 
 
+spool = typer.Typer(help="What a proxy in mode spool keeps.", no_args_is_help=True)
+app.add_typer(spool, name="spool")
+
+SpoolData = Annotated[
+    Path, typer.Option(envvar="DIMSE_SPOOL_DIRECTORY", help="Folder of the spool.")
+]
+
+
+@spool.command("status")
+def spool_status(data: SpoolData, as_json: Json = False) -> None:
+    """Show how much waits to be sent, and of which studies. The proxy may run or not."""
+    from imaging_ingestion.cli.spool import show_status
+
+    show_status(data, as_json=as_json)
+
+
+@spool.command("dead")
+def spool_dead(data: SpoolData, study: Study = None, as_json: Json = False) -> None:
+    """List what the target refused for good, with its answers."""
+    from imaging_ingestion.cli.spool import show_dead
+
+    show_dead(data, study=study, as_json=as_json)
+
+
+@spool.command("replay")
+def spool_replay(data: SpoolData, study: Study = None) -> None:
+    """Send what was refused once more."""
+    from imaging_ingestion.cli.spool import replay_dead
+
+    replay_dead(data, study=study)
+
+
+@spool.command("discard")
+def spool_discard(
+    data: SpoolData,
+    study: Study = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it: nothing brings them back.")] = False,
+) -> None:
+    """Delete what was refused."""
+    from imaging_ingestion.cli.spool import discard_dead
+
+    discard_dead(data, study=study, is_sure=yes)
+
+
+run = typer.Typer(help="Run one component alone, as in a container.", no_args_is_help=True)
+app.add_typer(run, name="run")
+
+
+@run.command("proxy")
+def run_proxy(
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-f",
+            "--file",
+            help="File with a DimseProxy (YAML); what it leaves out is the environment's.",
+            show_default=False,
+        ),
+    ] = None,
+    http_host: Annotated[
+        str, typer.Option(envvar="HTTP_HOST", help="Address of /healthz and /metrics.")
+    ] = "127.0.0.1",
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, envvar="HTTP_PORT", help="Its port; 0: a free one.")
+    ] = 8080,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log lines as JSON, on standard error.")
+    ] = False,
+) -> None:
+    """Carry associations between this network and another one, over NATS.
+
+    Local peers call it as if it were the application entity of the other side; calls of the other
+    side go to DIMSE_TARGET_HOST. Its settings are environment variables, DIMSE_NATS_URL at least:
+    see docs/tunnel.md. SIGTERM stops it: what is under way is finished first. Exit code 0; 2 if it
+    cannot be run.
+    """
+    from imaging_ingestion.cli.run import run_proxy as command
+
+    command(file or [], http_host, http_port, log_json=log_json)
+
+
 @app.command()
 def send(
     paths: Annotated[

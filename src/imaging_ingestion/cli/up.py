@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from imaging_ingestion.cli.process import configure_logging, loop_factory
 from imaging_ingestion.cli.terminal import plain
 from imaging_ingestion.resources.plan import DIMSE_PORT, SitePlan
 from imaging_ingestion.resources.planner import built_in_plan, runnable, with_dimse_port
@@ -64,26 +64,6 @@ def plan_of(files: Sequence[Path], dimse_port: int | None) -> SitePlan:
     return plan if dimse_port is None else with_dimse_port(plan, dimse_port)
 
 
-def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
-    """One line per event on standard error, with keys; none below `level`."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def _serve(plan: SitePlan, data: Path, host: str, http_port: int) -> None:
     # Late, so that a mistake in a site file is told at once.
     from imaging_ingestion.site import RunningSite, run_site
@@ -97,6 +77,10 @@ def _serve(plan: SitePlan, data: Path, host: str, http_port: int) -> None:
         for number, entity in enumerate(site.dimse):
             over = " (TLS)" if entity.tls else ""
             print(f"  {'' if number else 'DIMSE':<9} {entity}{over}")
+            if entity.port is not None and entity.subject is not None:
+                print(f"            {entity.ae_title} over NATS ({entity.subject})")
+        for number, proxy in enumerate(site.proxies):
+            print(f"  {'' if number else 'proxy':<9} {proxy.name}: {proxy}")
         print(f"  API       {site.base_url}/api/docs")
         print(f"  data      {data.resolve()}", flush=True)
 
@@ -137,12 +121,3 @@ def raise_file_limit() -> None:
         log.debug("up.file_limit_not_raised", error=str(error))
     if soft != resource.RLIM_INFINITY and soft < ENOUGH_FILES:
         log.warning("up.few_files", limit=soft, wanted=ENOUGH_FILES, help="raise `ulimit -n`")
-
-
-def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop where it is to be had."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop

@@ -1,0 +1,4 @@
+"""The DIMSE proxy: associations carried between networks over NATS.
+
+See docs/tunnel.md.
+"""

@@ -148,10 +148,13 @@ class Association:
         context_id: int,
         request: Request,
         data_set: Buffer | AsyncIterator[Buffer] | None = None,
+        *,
+        cancelled: asyncio.Event | None = None,
     ) -> AsyncGenerator[Answer, None]:
         """Send a request; its responses, the final one last. The Message ID is ours to give.
 
-        Closed before that, it cancels where the service can be cancelled. Raises AssociationError;
+        Closed before that, it cancels where the service can be cancelled; `cancelled`, when set,
+        makes it do so too, and the responses go on to the final one. Raises AssociationError;
         LocalProtocolError where we are not the SCU of that context. An error of `data_set` itself
         ends the association and goes on to the caller.
         """
@@ -162,6 +165,10 @@ class Association:
         if context is None or not (context.as_scu or is_notification):
             raise LocalProtocolError(f"we are no SCU of presentation context {context_id}")
         invoked = await self._invoking.begin(request)
+        cancelling = None
+        if cancelled is not None and isinstance(request, _CANCELLABLE):
+            waiting = self._cancel_when(cancelled, context_id, invoked)
+            cancelling = self._loop.create_task(waiting)
         try:
             await self._outbox.send(context_id, invoked.command, data_set, on_begun=invoked.begun)
             while True:
@@ -170,6 +177,8 @@ class Association:
                 if kind_of(answer.response.status) is not StatusKind.PENDING:
                     return
         finally:
+            if cancelling is not None:
+                cancelling.cancel()
             invoked.abandon()
             if not invoked.is_sent:
                 self._invoking.forget(invoked)
@@ -241,6 +250,13 @@ class Association:
             await self._outbox.send(context_id, cancel)
         except AssociationError as error:
             log.debug("dimse.cancel_not_sent", peer=self.peer, error=str(error))
+
+    async def _cancel_when(
+        self, cancelled: asyncio.Event, context_id: int, invoked: Invoked
+    ) -> None:
+        await cancelled.wait()
+        if invoked.is_sent and self._invoking.is_outstanding(invoked):
+            await self._cancel(context_id, invoked)
 
     async def _next(self, invoked: Invoked) -> Answer:
         try:

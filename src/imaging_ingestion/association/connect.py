@@ -29,7 +29,7 @@ from imaging_ingestion.dimse.event import (
     Event,
 )
 from imaging_ingestion.dimse.negotiation import DEFAULT_MAX_PDU_LENGTH
-from imaging_ingestion.dimse.pdu import Abort, AssociateRequest
+from imaging_ingestion.dimse.pdu import Abort, AssociateAccept, AssociateRequest
 from imaging_ingestion.dimse.pdu_items import OperationsWindow, UserIdentity
 from imaging_ingestion.dimse.requestor import Proposal, build_request, interpret
 from imaging_ingestion.dimse.upper_layer import Role
@@ -125,6 +125,8 @@ class Asking:
         self.wire = Wire(Role.REQUESTOR, artim=settings.artim)
         self.wire.layer.send(request)
         self.wire.sink = self._event
+        #: The peer's answer, if it accepted.
+        self.accept: AssociateAccept | None = None
         self._request = request
         self._services = services
         self._settings = settings
@@ -159,6 +161,7 @@ class Asking:
     def _event(self, event: Event) -> None:
         match event:
             case AssociateAccepted(accept):
+                self.accept = accept
                 try:
                     agreement = interpret(self._request, accept)
                 except RemoteProtocolError as error:

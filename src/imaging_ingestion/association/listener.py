@@ -121,15 +121,18 @@ class Listener:
         self._came(caller, caller.end)
         return caller.wire
 
-    async def stop(self) -> None:
+    async def stop(self, *, grace: float | None = None) -> None:
         """End in good order: reject what is new, let what is under way end, then abort.
 
         An association in use goes on until it is released, or idle for a moment, or for `grace`
-        seconds. Until then requests for others are rejected (transient, temporary congestion).
+        seconds (None: those of the settings). Until then requests for others are rejected
+        (transient, temporary congestion).
         """
         self._is_stopping = True
+        if grace is None:
+            grace = self.settings.grace
         try:
-            async with asyncio.timeout(self.settings.grace), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(grace), asyncio.TaskGroup() as group:
                 for association in self._open():
                     group.create_task(association.drained(PAUSE))
         except TimeoutError:
@@ -156,19 +159,29 @@ class Listener:
     async def decide(self, request: AssociateRequest, peer: str) -> Acceptance | AssociateReject:
         """The answer to a request for an association."""
         verdict = None
-        identity = identity_to_verify(request, self._policy)
+        policy = self.policy_for(request)
+        identity = identity_to_verify(request, policy)
         if identity is not None:
             verdict = await self._judge(identity, peer)
         if self._is_stopping:
             return TEMPORARY_CONGESTION
         at_limit = self.associations >= self.settings.max_associations
-        return negotiate(request, self._policy, at_limit=at_limit, identity=verdict)
+        return negotiate(request, policy, at_limit=at_limit, identity=verdict)
+
+    def policy_for(self, request: AssociateRequest) -> AcceptorPolicy:
+        """Whom and what to accept; another listener may decide it by the request."""
+        return self._policy
+
+    def services_for(self, acceptance: Acceptance) -> Services:
+        """Who performs what is asked on an association; another listener may have its own."""
+        return self._services
 
     def associate(self, caller: Caller, acceptance: Acceptance) -> Association:
         """The association that was accepted; it takes over the caller's wire."""
         self._waiting.pop(caller, None)
         self._associated.add(caller)
-        return Association(caller.wire, acceptance.agreement, self._services, self.settings.limits)
+        services = self.services_for(acceptance)
+        return Association(caller.wire, acceptance.agreement, services, self.settings.limits)
 
     def released(self, caller: Caller) -> None:
         """Its association has ended; the peer may not have closed the connection yet."""

@@ -11,7 +11,13 @@ import structlog
 from imaging_ingestion.association.error import AssociationError
 from imaging_ingestion.association.incoming import DataSetStream, IncomingRequest, Service
 from imaging_ingestion.dimse import status
-from imaging_ingestion.dimse.command import RefusedRequest, Request, Response, respond
+from imaging_ingestion.dimse.command import (
+    NEventReportRequest,
+    RefusedRequest,
+    Request,
+    Response,
+    respond,
+)
 from imaging_ingestion.dimse.error import LocalProtocolError
 from imaging_ingestion.dimse.negotiation import AcceptedContext
 from imaging_ingestion.dimse.operations import PerformedOperations
@@ -129,7 +135,9 @@ class Performances:
         service = self._services.find(context.abstract_syntax)
         peer = self._association.peer
         try:
-            if service is None or not context.as_scp:
+            # A notification goes the other way, to the SCU (PS3.7 10.1.1).
+            is_ours = context.as_scp or isinstance(command, NEventReportRequest)
+            if service is None or not is_ours:
                 # Not ours to perform, or not in the role that was agreed (PS3.7 D.3.3.4).
                 await request.respond(respond(command, status.SOP_CLASS_NOT_SUPPORTED))
                 return

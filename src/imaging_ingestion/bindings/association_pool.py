@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +27,7 @@ from imaging_ingestion.association.error import (
 from imaging_ingestion.association.services.transcoder import Transcoder
 from imaging_ingestion.association.store_user import Kind, propose
 from imaging_ingestion.dimse.negotiation import MAX_CONTEXTS
+from imaging_ingestion.dimse.requestor import Proposal
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,21 @@ class StoreTarget:
     calling_ae_title: str
     settings: ConnectSettings = field(default_factory=ConnectSettings)
 
+    async def call(self, proposals: Sequence[Proposal]) -> Association:
+        """An association with it. Raises AssociationError."""
+        return await connect(
+            self.host,
+            self.port,
+            proposals,
+            called_ae_title=self.ae_title,
+            calling_ae_title=self.calling_ae_title,
+            settings=self.settings,
+        )
+
+
+#: Gets one more association; raises AssociationError.
+Call = Callable[[Sequence[Proposal]], Awaitable[Association]]
+
 
 @dataclass(slots=True)
 class Pooled:
@@ -68,13 +84,14 @@ class AssociationPool:
 
     def __init__(
         self,
-        target: StoreTarget,
+        target: StoreTarget | Call,
         transcoder: Transcoder | None,
         *,
         size: int,
         idle: float = 30.0,
     ) -> None:
-        self._target = target
+        """`target`: whom to call, or how."""
+        self._call = target.call if isinstance(target, StoreTarget) else target
         self._transcoder = transcoder
         self._size = size
         self._idle_time = idle
@@ -92,6 +109,11 @@ class AssociationPool:
     def open_associations(self) -> int:
         """How many there are, in use or not."""
         return self._in_use + len(self._idle)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there are associations, or there may be in a moment."""
+        return bool(self.open_associations or self._asking)
 
     def expect(self, kinds: Iterable[Kind]) -> None:
         """Propose these, too, from now on."""
@@ -184,16 +206,8 @@ class AssociationPool:
         return task
 
     async def _connect(self) -> None:
-        target = self._target
         proposed = propose(reversed(self._seen), self._transcoder)
-        association = await connect(
-            target.host,
-            target.port,
-            proposed.proposals,
-            called_ae_title=target.ae_title,
-            calling_ae_title=target.calling_ae_title,
-            settings=target.settings,
-        )
+        association = await self._call(proposed.proposals)
         await self._keep(Pooled(association, proposed.kinds))
 
     def _asked(self, task: asyncio.Task[None]) -> None:

@@ -92,11 +92,22 @@ class Dispatcher:
         self._more = False  # the last turn left something due
         self._scanned = 0  # how far the log was looked at in vain
         self._looked_at = 0.0  # when, on the loop's clock
+        self._turned_at = 0.0
+        self._woken_later: asyncio.TimerHandle | None = None
         self._random = random.SystemRandom()  # claims, jitter
 
     def wake(self) -> None:
         """The log has grown."""
         self._news = True
+        loop = asyncio.get_running_loop()
+        early = self._turned_at + self._subscription.pace - loop.time()
+        if early <= 0:
+            self._wake.set()
+        elif self._woken_later is None:
+            self._woken_later = loop.call_later(early, self._wake_later)
+
+    def _wake_later(self) -> None:
+        self._woken_later = None
         self._wake.set()
 
     def start(self) -> None:
@@ -120,6 +131,8 @@ class Dispatcher:
                     await self._sleep(pause)
             await self._finish()
             renewing.cancel()
+        if self._woken_later is not None:
+            self._woken_later.cancel()
 
     async def _guarded(self, turn: Awaitable[float]) -> float:
         """A turn whose failure costs nothing but time; how many seconds to wait then."""
@@ -163,7 +176,7 @@ class Dispatcher:
         ended = tuple(self._ended)
         free = self._subscription.concurrency - len(self._in_hand) + len(ended)
         poll = self._settings.poll.total_seconds()
-        loop_time = asyncio.get_running_loop().time()
+        loop_time = self._turned_at = asyncio.get_running_loop().time()
         if loop_time - self._looked_at >= poll:
             self._news = True  # another process may have logged something
         if not ended and not self._more:
@@ -199,6 +212,7 @@ class Dispatcher:
             self._subscription.event_type,
             self._scanned,
             tuple(self._in_hand),
+            by_study=self._subscription.by_study,
         )
         self._scanned = outlook.scanned
         return outlook
@@ -216,15 +230,28 @@ class Dispatcher:
     ) -> tuple[list[bool], bool, list[Claim]]:
         """A turn's transaction. The log comes last: its lock is held until the commit."""
         now = self._now()
+        by_study = self._subscription.by_study
         more = news and deliveries.fan_out(
-            connection, self._name, self._subscription.event_type, self._wants, now
+            connection,
+            self._name,
+            self._subscription.event_type,
+            self._wants,
+            now,
+            by_study=by_study,
         )
         counted = deliveries.write_down(connection, self._name, ended, now) if ended else []
         claims = []
         if free > 0:
             token = self._random.getrandbits(63)
             claims = deliveries.claim(
-                connection, self._name, now, self._lease, free, token, holding
+                connection,
+                self._name,
+                now,
+                self._lease,
+                free,
+                token,
+                holding,
+                by_study=by_study,
             )
         deliveries.log_ends(connection, self._name, ended, counted, now)
         return counted, more, claims

@@ -48,7 +48,9 @@ class Subscription:
     """A named, durable reader of one event type.
 
     A new one begins with what happens from then on. Events about one instance, or about the
-    revisions of one study, come one after the other, in their order.
+    revisions of one study, come one after the other, in their order; `by_study`: all events about
+    one study do. After a look at the log the next waits `pace` seconds, so that one transaction
+    serves many events.
 
     `wants` decides by routing fields alone (space, provider, UIDs: the event's data is not loaded).
     """
@@ -58,6 +60,8 @@ class Subscription:
     concurrency: int = 4
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     wants: Callable[[Event], bool] = lambda _event: True
+    by_study: bool = False
+    pace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,6 +178,11 @@ def order_key_of(entry: Change) -> str | None:
     return uid and f"{entry.space}/{uid}"
 
 
+def study_key_of(entry: Change) -> str | None:
+    """The same where all deliveries of a study wait for each other."""
+    return entry.study_instance_uid and f"{entry.space}/{entry.study_instance_uid}"
+
+
 def event_of_published(entry: Change) -> Event:
     """The event of an entry of kind `published`."""
     event = msgspec.json.decode(entry.detail or "", type=Event)

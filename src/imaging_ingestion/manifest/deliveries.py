@@ -5,10 +5,11 @@ A delivery that is due is claimed by writing a claim into its row, and how long 
 doing so, and the delivery is due again. How a try ended is written down only while the claim is
 still there, so that whoever was taken for dead changes nothing any more.
 
-Deliveries of one binding with the same order key (one instance, or the revisions of one study) go
-strictly one after the other, in whichever process: while an earlier one is pending, a later one is
-not due. So a target never sees an older state after a newer one; the price is that a delivery that
-fails holds up the later ones of its key until it succeeds or is given up.
+Deliveries of one binding with the same order key (one instance, or the revisions of one study; all
+of one study where the binding is ordered so) go strictly one after the other, in whichever process:
+while an earlier one is pending, a later one is not due. So a target never sees an older state after
+a newer one; the price is that a delivery that fails holds up the later ones of its key until it
+succeeds or is given up.
 
 Locks are taken in one order, so that PostgreSQL never meets a deadlock here: subscription,
 deliveries by number, counts, log.
@@ -26,7 +27,13 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.model import ChangeKind
 from imaging_ingestion.manifest import changes
-from imaging_ingestion.manifest.changes import Change, carries, event_id_of, order_key_of
+from imaging_ingestion.manifest.changes import (
+    Change,
+    carries,
+    event_id_of,
+    order_key_of,
+    study_key_of,
+)
 from imaging_ingestion.manifest.schema import change, delivery, delivery_count, subscription
 
 PENDING = "pending"
@@ -100,7 +107,13 @@ def subscribe(connection: Connection, name: str, *, from_start: bool = False) ->
 
 
 def outlook(
-    connection: Connection, name: str, event_type: str, scanned: int, holding: Collection[int]
+    connection: Connection,
+    name: str,
+    event_type: str,
+    scanned: int,
+    holding: Collection[int],
+    *,
+    by_study: bool = False,
 ) -> Outlook:
     """Whether there is anything to do, without writing.
 
@@ -114,7 +127,7 @@ def outlook(
     )
     while not page.entries and page.more:
         page = changes.since(connection, page.last, 1, kinds=changes.kinds_with(event_type))
-    first = _open_to(name, holding, delivery.c.next_at).limit(1)
+    first = _open_to(name, holding, by_study, delivery.c.next_at).limit(1)
     due = connection.execute(first).scalar_one_or_none()
     if page.entries:
         return Outlook(True, scanned, due)
@@ -128,6 +141,8 @@ def fan_out(
     wants: Callable[[Change], bool],
     now: int,
     limit: int = 500,
+    *,
+    by_study: bool = False,
 ) -> bool:
     """Read the log after the subscription's position; whether there is more to read.
 
@@ -138,6 +153,7 @@ def fan_out(
     ).scalar_one()
     page = changes.since(connection, position, limit, kinds=changes.kinds_with(event_type))
     due = [entry for entry in page.entries if carries(entry, event_type) and wants(entry)]
+    key_of = study_key_of if by_study else order_key_of
     if due:
         connection.execute(
             sa.insert(delivery),
@@ -148,7 +164,7 @@ def fan_out(
                     "state": PENDING,
                     "attempts": 0,
                     "next_at": now,
-                    "order_key": order_key_of(entry),
+                    "order_key": key_of(entry),
                     "event_id": event_id_of(entry, event_type),
                     "space": entry.space,
                     "study_instance_uid": entry.study_instance_uid,
@@ -173,6 +189,8 @@ def claim(
     limit: int,
     token: int,
     holding: Collection[int] = (),
+    *,
+    by_study: bool = False,
 ) -> list[Claim]:
     """Take up to `limit` deliveries whose time and turn have come, those waiting longest first.
 
@@ -180,7 +198,7 @@ def claim(
     whatever the clock says.
     """
     due = (
-        _open_to(name, holding, delivery.c.seq, delivery.c.attempts)
+        _open_to(name, holding, by_study, delivery.c.seq, delivery.c.attempts)
         .where(delivery.c.next_at <= now)
         .limit(limit)
         .with_for_update(skip_locked=True, of=delivery)
@@ -200,15 +218,44 @@ def claim(
     return [Claim(Change(**entry), attempts[entry["seq"]] + 1, token) for entry in entries]
 
 
-def _open_to(name: str, holding: Collection[int], *columns: sa.Column[Any]) -> sa.Select[Any]:
+def _open_to(
+    name: str, holding: Collection[int], by_study: bool, *columns: sa.Column[Any]
+) -> sa.Select[Any]:
     """Pending deliveries whose turn has come, those waiting longest first, but the caller's own."""
     # delivery_due
     statement = (
         sa.select(*columns)
-        .where(delivery.c.binding == name, delivery.c.state == _IS_PENDING, _IS_ITS_TURN)
+        .where(
+            delivery.c.binding == name,
+            delivery.c.state == _IS_PENDING,
+            delivery.c.seq.in_(_heads(name)) if by_study else _IS_ITS_TURN,
+        )
         .order_by(delivery.c.next_at, delivery.c.seq)
     )
     return statement.where(delivery.c.seq.not_in(holding)) if holding else statement
+
+
+def _heads(name: str) -> sa.Select[Any]:
+    """The first pending delivery of each key, found by going from key to key (delivery_order).
+
+    Where many wait behind each of few keys, asking each whether it is its turn would take as long
+    as there are deliveries.
+    """
+    pending = (delivery.c.binding == name, delivery.c.state == _IS_PENDING)
+    first_key = sa.select(sa.func.min(delivery.c.order_key)).where(*pending).scalar_subquery()
+    keys = sa.select(first_key.label("order_key")).cte("keys", recursive=True)
+    next_key = (
+        sa.select(sa.func.min(delivery.c.order_key))
+        .where(*pending, delivery.c.order_key > keys.c.order_key)
+        .scalar_subquery()
+    )
+    keys = keys.union_all(sa.select(next_key).where(keys.c.order_key.is_not(None)))
+    first = (
+        sa.select(sa.func.min(delivery.c.seq))
+        .where(*pending, delivery.c.order_key == keys.c.order_key)
+        .scalar_subquery()
+    )
+    return sa.select(first).where(keys.c.order_key.is_not(None))
 
 
 _OF_CLAIM = (

@@ -6,7 +6,7 @@ of DIMSE are of this process, since its start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -17,8 +17,10 @@ from prometheus_client import (
     Gauge,
     generate_latest,
 )
+from prometheus_client.core import Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from imaging_ingestion.manifest import changes, ledger, revision
 from imaging_ingestion.manifest.database import Database, is_away
@@ -34,8 +36,29 @@ class Listens(Protocol):
         """How many there are now."""
 
 
+class _Components(Collector):
+    """The metrics of components that keep their own, each with a label that names it."""
+
+    def __init__(self) -> None:
+        self.registries: dict[str, CollectorRegistry] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        families: dict[str, Metric] = {}
+        for component, registry in self.registries.items():
+            for found in registry.collect():
+                family = families.setdefault(
+                    found.name, Metric(found.name, found.documentation, found.type)
+                )
+                family.samples += [
+                    sample._replace(labels={"component": component, **sample.labels})
+                    for sample in found.samples
+                ]
+        yield from families.values()
+
+
 class Metrics:
-    """The metrics of a site's cores."""
+    """The metrics of a site's cores, and of what else it runs."""
 
     media_type = CONTENT_TYPE_LATEST
 
@@ -44,6 +67,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+        self._components = _Components()
+        self._registry.register(self._components)
         self._up = Gauge(
             "imaging_ingestion_database_up",
             "Whether the manifest's database answers.",
@@ -84,6 +109,10 @@ class Metrics:
     def watch_dimse(self, service: str, listener: Listens) -> None:
         """Show a DIMSE service, too."""
         self._associations.labels(service).set_function(lambda: listener.associations)
+
+    def watch(self, component: str, registry: CollectorRegistry) -> None:
+        """Show the metrics of a component's own registry, too."""
+        self._components.registries[component] = registry
 
     def count_store(self, service: str, status: int) -> None:
         """One more C-STORE was answered."""

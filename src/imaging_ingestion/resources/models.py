@@ -211,6 +211,9 @@ class DimseIngestionServiceSpec(_Nats):
     ] = None
 
 
+_QUANTITY = r"^[0-9]{1,15}(k|[MGT]|[KMGT]i)?$"
+
+
 class DimseProxySpec(_Nats):
     """An application entity projected over NATS."""
 
@@ -225,6 +228,32 @@ class DimseProxySpec(_Nats):
         Literal["A", "B"] | None, Field(description="The other one than the peer's.")
     ] = None
     proxy: ImageOnly = ImageOnly()
+    port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="Ours: TCP port for local peers, 11112 if left out; 0 takes a free one.",
+        ),
+    ] = None
+    mode: Annotated[
+        Literal["relay", "spool"],
+        Field(description="Ours: spool takes instances itself and sends them on (docs/spool.md)."),
+    ] = "relay"
+    spoolDirectory: Annotated[str | None, Field(description="Ours: where they wait.")] = None
+    spoolQuota: Annotated[
+        str | None, Field(pattern=_QUANTITY, description="Ours: bytes they may take, as 50Gi.")
+    ] = None
+    spoolMinFree: Annotated[
+        str | None,
+        Field(pattern=_QUANTITY, description="Ours: bytes of the disk that stay free; 1Gi."),
+    ] = None
+    dimseConfigName: Annotated[
+        Reference, Field(description="Ours: ConfigMap with DIMSE_* of the proxy.")
+    ] = None
+    dimseSecretName: Annotated[
+        Reference, Field(description="Ours: Secret with those that nobody is to see.")
+    ] = None
 
 
 BindingConfig = Annotated[Reference, Field(description="ConfigMap of the target.")]

@@ -38,7 +38,11 @@ class DatabasePlan:
 
 @dataclass(frozen=True, slots=True)
 class SpacePlan:
-    """A storage space; `directory` relative to the data folder unless absolute."""
+    """A storage space.
+
+    `directory` is relative to the data folder unless absolute. With a `bucket`, the keys that say
+    where it is in an object store, it is what is kept here of objects on their way.
+    """
 
     name: str
     directory: Path
@@ -46,6 +50,7 @@ class SpacePlan:
     conflict_policy: Literal["replace", "keep"] = "replace"
     internal_url: str | None = None  # DICOMweb root that events name
     external_url: str | None = None  # DICOMweb root that clients see
+    bucket: Mapping[str, SecretStr] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +124,33 @@ class IdentityPlan:
 class DimsePlan:
     """An application entity that stores into a space and answers from it.
 
-    `port` 0 takes a free one. `tls` are the DIMSE_TLS_* keys. `calling_ae_titles`: who may call;
-    None: anybody.
+    `port` 0 takes a free one; None: it does not listen on TCP. `tls` are the DIMSE_TLS_* keys.
+    `calling_ae_titles`: who may call; None: anybody. `nats`: how it is reached over NATS, by the
+    DIMSE_* keys; None: it is not. `place` is where it is declared.
     """
 
     name: str
     space: str
     provider: str = "default"
     ae_title: str = DEFAULT_AE_TITLE
-    port: int = DIMSE_PORT
+    port: int | None = DIMSE_PORT
     tls: Mapping[str, SecretStr] = field(default_factory=dict)
     config_path: Path | None = None
     destinations: Sequence[DestinationPlan] = ()
     calling_ae_titles: frozenset[str] | None = None
     identities: IdentityPlan | None = None
-    nats_url: str | None = None  # not run by this version
+    nats: Mapping[str, SecretStr] | None = None
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPlan:
+    """An application entity projected over NATS. `values` are DIMSE_* keys."""
+
+    name: str
+    port: int
+    values: Mapping[str, SecretStr]
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +170,4 @@ class SitePlan:
     """Everything that one machine is to run; the first space is the default one."""
 
     cores: Sequence[CorePlan]
+    proxies: Sequence[ProxyPlan] = ()

@@ -16,6 +16,7 @@ from imaging_ingestion.resources.plan import (
     DimsePlan,
     IdentityPlan,
 )
+from imaging_ingestion.resources.plan_tunnel import service_nats
 from imaging_ingestion.resources.setting_values import Settings, read_settings
 from imaging_ingestion.resources.site_file import Site
 
@@ -34,11 +35,7 @@ def dimse_plan(
         ("spec.dimseSecretName", spec.dimseSecretName),
         problems.append,
     )
-    if spec.natsUrl and spec.port is None and "DIMSE_PORT" not in settings:
-        problems.append(
-            f"{place}: spec.natsUrl: DIMSE over NATS is not run by this version; give it a port to "
-            "have it listen there, or take it out of the site"
-        )
+    nats = service_nats(site, spec, settings, place, problems)
     config_path = settings.text("DIMSE_CONFIG_PATH")
     callers = spec.callingApplicationEntityTitles
     return DimsePlan(
@@ -46,13 +43,14 @@ def dimse_plan(
         space=spec.bucketConfigName or DEFAULT_SPACE,
         provider=spec.providerName,
         ae_title=_ae_title(spec, settings),
-        port=_port(spec, settings),
+        port=_port(spec, settings, has_other_way=nats is not None),
         tls=settings.secrets("DIMSE_TLS_"),
         config_path=Path(config_path) if config_path else None,
         destinations=_destinations(spec, place, problems),
         calling_ae_titles=None if callers is None else frozenset(callers),
         identities=_identities(settings, problems),
-        nats_url=spec.natsUrl or None,
+        nats=nats,
+        place=place,
     )
 
 
@@ -63,10 +61,14 @@ def _ae_title(spec: DimseIngestionServiceSpec, settings: Settings) -> str:
     return settings.ae_title("DIMSE_AE", DEFAULT_AE_TITLE) or DEFAULT_AE_TITLE
 
 
-def _port(spec: DimseIngestionServiceSpec, settings: Settings) -> int:
-    """The resource's counts, then the key's."""
+def _port(
+    spec: DimseIngestionServiceSpec, settings: Settings, *, has_other_way: bool
+) -> int | None:
+    """The resource's counts, then the key's. What has another way in needs none."""
     if spec.port is not None:
         return spec.port
+    if has_other_way and "DIMSE_PORT" not in settings:
+        return None
     return settings.number("DIMSE_PORT", DIMSE_PORT, 65535, least=0)
 
 

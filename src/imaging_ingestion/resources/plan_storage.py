@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from pydantic import SecretStr
 from sqlalchemy.engine import URL
 
 from imaging_ingestion.resources.models import (
@@ -17,12 +18,15 @@ from imaging_ingestion.resources.setting_values import read_settings
 from imaging_ingestion.resources.site_file import Site
 
 _LARGEST_POOL: Final = 1000
-_OBJECT_STORES: Final = (
+#: Beginnings of the keys of object stores, and those that say that a space is in one.
+_STORE_KEYS: Final = ("BUCKET_", "AWS_", "AZURE_", "GCS_", "GOOGLE_")
+_STORES: Final = (
     "BUCKET_NAME",
     "BUCKET_HOST",
     "AZURE_CONTAINER_NAME",
     "AZURE_STORAGE_CONNECTION_STRING",
     "AZURE_STORAGE_ACCOUNT_NAME",
+    "GCS_BUCKET_NAME",
 )
 
 
@@ -34,6 +38,11 @@ def own_database(core: str) -> DatabasePlan:
 def own_directory(space: str) -> Path:
     """The folder of a space that names none."""
     return Path("spaces") / space
+
+
+def scratch_directory(space: str) -> Path:
+    """The folder of what is on its way to a bucket."""
+    return Path("scratch") / space
 
 
 def database_plan(
@@ -74,8 +83,8 @@ def space_plan(
     service: DicomwebIngestionService | DimseIngestionService,
     place: str,
     problems: list[str],
-) -> SpacePlan | None:
-    """The space of a service; None if it cannot be had, which is a problem."""
+) -> SpacePlan:
+    """The space of a service."""
     spec = service.spec
     settings = read_settings(
         site,
@@ -86,16 +95,19 @@ def space_plan(
     )
     name = spec.bucketConfigName or DEFAULT_SPACE
     directory = settings.text("LOCAL_STORAGE_PATH")
-    store = settings.any_of(_OBJECT_STORES)
-    if directory is None and store is not None:
-        problems.append(
-            f"{settings.place(store)}: object stores come in a later version; "
-            "LOCAL_STORAGE_PATH was expected"
-        )
-        return None
+    bucket: dict[str, SecretStr] = {}
+    if directory is not None:
+        folder = Path(directory)
+    elif settings.any_of(_STORES) is not None:
+        folder = scratch_directory(name)
+        for beginning in _STORE_KEYS:
+            bucket |= settings.secrets(beginning)
+    else:
+        folder = own_directory(name)
     return SpacePlan(
         name=name,
-        directory=Path(directory) if directory else own_directory(name),
+        directory=folder,
+        bucket=bucket,
         provider=spec.providerName,
         conflict_policy="replace"
         if isinstance(service, DimseIngestionService)

@@ -29,6 +29,7 @@ from imaging_ingestion.resources.plan import (
     BindingPlan,
     CorePlan,
     DimsePlan,
+    ProxyPlan,
     SitePlan,
     SpacePlan,
 )
@@ -40,10 +41,11 @@ from imaging_ingestion.resources.plan_storage import (
     own_directory,
     space_plan,
 )
+from imaging_ingestion.resources.plan_tunnel import proxy_plan
 from imaging_ingestion.resources.site_file import Site, SiteError
 
 #: Parsed, so that a site that has them can be checked; run by a later version.
-_LATER = (DimseProxy, DicomEventBridge)
+_LATER = (DicomEventBridge,)
 
 _OfCore = TypeVar(
     "_OfCore",
@@ -84,14 +86,13 @@ def with_dimse_port(plan: SitePlan, port: int) -> SitePlan:
                 f"{named}: spec.port says on which port a service listens"
             ]
         )
-    return SitePlan(
-        tuple(
-            dataclasses.replace(
-                core, dimse=tuple(dataclasses.replace(one, port=port) for one in core.dimse)
-            )
-            for core in plan.cores
+    cores = tuple(
+        dataclasses.replace(
+            core, dimse=tuple(dataclasses.replace(one, port=port) for one in core.dimse)
         )
+        for core in plan.cores
     )
+    return dataclasses.replace(plan, cores=cores)
 
 
 class _Planner:
@@ -112,7 +113,8 @@ class _Planner:
         study_bindings = self._of_cores(DicomStudyBinding, study_binding_plan)
         cores = self._site.of(DicomEventDrivenIngestion)
         if not cores:
-            self._problem("the site has no DicomEventDrivenIngestion: one core is needed")
+            alone = "; a proxy alone is run by `run proxy`" if self._site.of(DimseProxy) else ""
+            self._problem(f"the site has no DicomEventDrivenIngestion: one core is needed{alone}")
         elif not (
             bool(self._site.of(DicomwebIngestionService))
             or bool(self._site.of(DimseIngestionService))
@@ -139,12 +141,19 @@ class _Planner:
             plans.append((plan, place))
         self._check_spaces([plan for plan, _ in plans])
         self._check_databases(plans)
-        self._check_dimse([found for services in dimse.values() for found in services])
+        proxies = [
+            proxy_plan(self._site, proxy, place, self._problems)
+            for proxy, place in self._site.of(DimseProxy)
+        ]
+        services = [found for services in dimse.values() for found in services]
+        self._check_ports([(one.port, where) for one, where in services], proxies)
+        self._check_destinations(services)
         if self._problems:
             # What two services share is looked at twice.
             raise SiteError(tuple(dict.fromkeys(self._problems)))
         return SitePlan(
-            tuple(sorted((plan for plan, _ in plans), key=lambda plan: not plan.spaces))
+            tuple(sorted((plan for plan, _ in plans), key=lambda plan: not plan.spaces)),
+            tuple(proxies),
         )
 
     def _problem(self, sentence: str) -> None:
@@ -236,21 +245,28 @@ class _Planner:
                 self._problem(f"{place}: the core {owners[where]} uses the same database")
             owners.setdefault(where, core.name)
 
-    def _check_dimse(self, services: Sequence[tuple[DimsePlan, str]]) -> None:
-        """A port belongs to one service; one title has one address to all services of a space.
+    def _check_ports(
+        self, services: Sequence[tuple[int | None, str]], proxies: Sequence[ProxyPlan]
+    ) -> None:
+        """A port belongs to one of those that listen."""
+        taken: dict[int, str] = {}
+        for port, place in [*services, *((proxy.port, proxy.place) for proxy in proxies)]:
+            if not port:  # none, or a free one
+                continue
+            if port in taken:
+                self._problem(
+                    f"{place}: {taken[port]} listens on port {port}, too; each needs a spec.port "
+                    "of its own"
+                )
+            taken.setdefault(port, place)
+
+    def _check_destinations(self, services: Sequence[tuple[DimsePlan, str]]) -> None:
+        """One title has one address to all services of a space.
 
         Whichever of them took a request for storage commitment, any may have to report on it.
         """
-        ports: dict[int, str] = {}
         known: dict[tuple[str, str], tuple[object, str]] = {}
         for service, place in services:
-            if service.port in ports:
-                self._problem(
-                    f"{place}: {ports[service.port]} listens on port {service.port}, too; each "
-                    "needs a spec.port of its own"
-                )
-            if service.port:
-                ports.setdefault(service.port, place)
             for one in service.destinations:
                 key = (service.space, one.ae_title.lower())
                 address = (one.host, one.port, one.tls)

@@ -30,30 +30,118 @@ _DIMSE = f"{_DIMSE_SERVICE}, DimseProxy"
 _LATER = "Not read by this version."
 
 _OBJECT_STORE = tuple(
-    Setting(name, _SERVICE, f"{what} {_LATER}", is_secret=secret)
-    for name, what, secret in (
-        ("BUCKET_HOST", "Host of an S3 object store.", False),
-        ("BUCKET_PORT", "Its port.", False),
-        ("BUCKET_NAME", "Name of the bucket.", False),
-        ("BUCKET_REGION", "Region of the bucket.", False),
-        ("BUCKET_SUBREGION", "Part of the region.", False),
-        ("AWS_ACCESS_KEY_ID", "Access key of the bucket.", True),
-        ("AWS_SECRET_ACCESS_KEY", "Its secret.", True),
-        ("AZURE_STORAGE_CONNECTION_STRING", "Everything about an Azure account.", True),
-        ("AZURE_CONTAINER_NAME", "Name of the container.", False),
-        ("AZURE_STORAGE_ACCOUNT_NAME", "Name of the account.", False),
-        ("AZURE_STORAGE_ACCOUNT_KEY", "Key of the account.", True),
+    Setting(name, _SERVICES, what, default, is_secret=secret)
+    for name, what, default, secret in (
+        ("BUCKET_NAME", "Bucket of S3, or of a store that speaks S3.", "", False),
+        ("BUCKET_HOST", "Host of the store; may begin with a scheme.", "Amazon's", False),
+        ("BUCKET_PORT", "Its port.", "", False),
+        ("BUCKET_SCHEME", "Ours: `http` or `https`.", "`http` for port 80, else `https`", False),
+        ("BUCKET_REGION", "Region of the bucket.", "`us-east-1`", False),
+        ("BUCKET_SUBREGION", "Upstream's; not needed.", "", False),
+        (
+            "BUCKET_PATH_STYLE",
+            "Ours: whether the bucket is in the path of URLs, or in the host's name.",
+            "`true` with a host",
+            False,
+        ),
+        ("BUCKET_PREFIX", "Ours: a path before every name, in any store.", "", False),
+        (
+            "BUCKET_ENCRYPTION",
+            "Ours: `AES256`, `aws:kms` or `aws:kms:dsse`.",
+            "the bucket's",
+            False,
+        ),
+        ("BUCKET_ENCRYPTION_KEY_ID", "Ours: the key of the latter two.", "", False),
+        (
+            "BUCKET_CA_CERTIFICATE",
+            "Ours: a certificate in PEM to trust, beside the system's, in any store.",
+            "",
+            False,
+        ),
+        ("AWS_ACCESS_KEY_ID", "Access key of the bucket.", "the environment's", True),
+        ("AWS_SECRET_ACCESS_KEY", "Its secret.", "", True),
+        ("AWS_SESSION_TOKEN", "Ours: of temporary credentials.", "", True),
+        ("AZURE_CONTAINER_NAME", "Container of Azure Blob Storage.", "", False),
+        (
+            "AZURE_STORAGE_CONNECTION_STRING",
+            "Everything about an account, or the URL of its blob service.",
+            "",
+            True,
+        ),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "Name of the account.", "", False),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "Key of the account.", "the environment's", True),
+        ("AZURE_STORAGE_SAS_TOKEN", "Ours: a shared access signature.", "", True),
+        ("GCS_BUCKET_NAME", "Ours: bucket of Google Cloud Storage.", "", False),
+        ("GCS_ENDPOINT", "Ours: another endpoint than Google's.", "", False),
+        ("GOOGLE_SERVICE_ACCOUNT_KEY", "Ours: JSON of an account.", "the environment's", True),
     )
 )
 
+#: The fields of the resources, where there are any, go before them.
 _NATS_KEYS = tuple(
-    Setting(f"DIMSE_NATS_{name}", _DIMSE, f"{what} {_LATER}", is_secret=secret)
-    for name, what, secret in (
-        ("URL", "NATS server between the networks.", False),
-        ("TLS_ENABLED", "Whether it is spoken to over TLS.", False),
-        ("SUBJECT_ROOT", "First word of the subjects.", False),
-        ("SUBJECT_CHANNEL", "A or B, the other one than the peer's.", False),
-        ("AUTH_TOKEN", "Token of the NATS server.", True),
+    Setting(f"DIMSE_NATS_{name}", _DIMSE, what, default, is_secret=secret)
+    for name, what, default, secret in (
+        (
+            "URL",
+            "NATS servers between the networks: `HOST:PORT`, several between commas.",
+            "a server of the site's own, on loopback",
+            False,
+        ),
+        ("TLS_ENABLED", "Whether they are spoken to over TLS.", "`false`", False),
+        (
+            "TLS_CA",
+            "Ours: file of the certificates that are trusted.",
+            "those of the operating system",
+            False,
+        ),
+        ("TLS_CERT", "Ours: file of our certificate.", "", False),
+        ("TLS_KEY", "Ours: file of its key.", "", False),
+        ("SUBJECT_ROOT", "First word of the subjects.", "`DIMSE`", False),
+        (
+            "SUBJECT_CHANNEL",
+            "A or B, the other one than the peer's.",
+            "a proxy's `A`, a service's `B`",
+            False,
+        ),
+        ("AUTH_TOKEN", "Token, a JWT perhaps.", "", True),
+        ("AUTH_TOKEN_FILE", "Ours: file of the token, read at each connection.", "", False),
+        ("USER", "Ours: user name.", "", False),
+        ("PASSWORD", "Ours: its password.", "", True),
+        ("NKEY_SEED", "Ours: file of an NKey's seed.", "", False),
+        ("CREDS", "Ours: file of a user's JWT and seed.", "", False),
+        (
+            "REPLY_TIMEOUT",
+            "Seconds for which an association outlives the connection.",
+            "`60`",
+            False,
+        ),
+        ("WINDOW", "Ours: bytes of an association on their way, at most.", "`4194304`", False),
+        ("CHUNK_SIZE", "Ours: bytes of a message, at most.", "`262144`", False),
+    )
+)
+
+#: Where `spec.mode` and its like say nothing.
+_SPOOL_KEYS = tuple(
+    Setting(name, "DimseProxy", meaning, default)
+    for name, meaning, default in (
+        (
+            "DIMSE_PROXY_MODE",
+            "Ours: `relay`, or `spool`: instances are taken by the proxy and sent on.",
+            "`relay`",
+        ),
+        (
+            "DIMSE_SPOOL_DIRECTORY",
+            "Ours: folder where they wait.",
+            "required by `run proxy`; `spools/NAME` in the data folder of `up`",
+        ),
+        ("DIMSE_SPOOL_QUOTA", "Ours: bytes they may take, such as `50Gi`.", "as the disk has room"),
+        ("DIMSE_SPOOL_MIN_FREE", "Ours: bytes of the disk that stay free.", "`1Gi`"),
+        ("DIMSE_SPOOL_STREAMS", "Ours: studies that are sent at a time.", "`4`"),
+        (
+            "DIMSE_SPOOL_KEEP",
+            "Ours: seconds for which the ledger tells what was delivered.",
+            "`604800`",
+        ),
     )
 )
 
@@ -64,7 +152,7 @@ _DIMSE_SERVICE_KEYS = tuple(
         (
             "CONFIG_PATH",
             "Folder with IMAGE_CUIDS and IMAGE_TSUIDS, the SOP classes and transfer syntaxes that "
-            "are taken.",
+            "are taken (also by a DimseProxy in mode `spool`).",
             "all of the standard, and private SOP classes",
             False,
         ),
@@ -109,7 +197,12 @@ _DIMSE_TARGET_KEYS = (
         "Host of the C-STORE target.",
         "this or `STOW_ENDPOINT` is required",
     ),
-    Setting("DIMSE_TARGET_PORT", f"{_INSTANCE_BINDING}, DimseProxy", "Its port.", "`104`"),
+    Setting(
+        "DIMSE_TARGET_PORT",
+        f"{_INSTANCE_BINDING}, DimseProxy",
+        "Its port.",
+        "a binding's `104`, a proxy's `11112`",
+    ),
     Setting(
         "DIMSE_TARGET_AE",
         f"{_INSTANCE_BINDING}, DimseProxy",
@@ -230,6 +323,7 @@ SETTINGS: tuple[Setting, ...] = (
     *_DIMSE_TARGET_KEYS,
     *_DIMSE_SERVICE_KEYS,
     *_NATS_KEYS,
+    *_SPOOL_KEYS,
     Setting("PROVIDER_NAME", _SERVICE, f"Of a single component: `providerName`. {_LATER}"),
     Setting("EVENT_SOURCE", _CORE, f"Source of CloudEvents. {_LATER}"),
     Setting("K_SINK", _CORE, f"Where Knative wants CloudEvents sent. {_LATER}"),

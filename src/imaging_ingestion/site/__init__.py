@@ -5,7 +5,7 @@ and stopped against it: first nothing new comes in, then what is in hand is fini
 database closes.
 """
 
-from imaging_ingestion.site.addresses import RunningEntity, RunningSite
+from imaging_ingestion.site.addresses import RunningEntity, RunningProxy, RunningSite
 from imaging_ingestion.site.running import run_site, running_site
 
-__all__ = ["RunningEntity", "RunningSite", "run_site", "running_site"]
+__all__ = ["RunningEntity", "RunningProxy", "RunningSite", "run_site", "running_site"]

@@ -8,16 +8,43 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunningEntity:
-    """An application entity that answers DIMSE; `name` is its resource's."""
+    """An application entity that answers DIMSE; `name` is its resource's.
+
+    `port` None: not on TCP; `subject`: where on NATS, if it is there.
+    """
+
+    name: str
+    ae_title: str
+    host: str
+    port: int | None
+    tls: bool = False
+    subject: str | None = None
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return f"{self.ae_title} over NATS ({self.subject})"
+        return f"{self.ae_title}@{address(self.host, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProxy:
+    """A proxy that takes calls for the other side, and calls `target` for it.
+
+    `spool`: the folder where instances wait; None: they do not.
+    """
 
     name: str
     ae_title: str
     host: str
     port: int
-    tls: bool = False
+    subject: str
+    target: str | None
+    spool: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.ae_title}@{address(self.host, self.port)}"
+        here = f"{self.ae_title}@{address(self.host, self.port)}"
+        kept = "" if self.spool is None else f", spool {self.spool}"
+        return f"{here} over NATS ({self.subject}), target {self.target or 'none'}{kept}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +54,7 @@ class RunningSite:
     host: str
     http_port: int
     dimse: Sequence[RunningEntity] = ()
+    proxies: Sequence[RunningProxy] = ()
 
     @property
     def base_url(self) -> str:

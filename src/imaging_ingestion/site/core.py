@@ -22,7 +22,7 @@ from imaging_ingestion.manifest.event_data import RootsOf, SpaceRoots
 from imaging_ingestion.manifest.migrate import NewerSchemaError, migrate
 from imaging_ingestion.resources.plan import CorePlan, SitePlan, SpacePlan
 from imaging_ingestion.resources.site_file import SiteError
-from imaging_ingestion.storage.directory import DirectorySpace
+from imaging_ingestion.site.spaces import Buckets, open_space
 from imaging_ingestion.storage.space import Space
 
 
@@ -69,6 +69,7 @@ async def start_core(
     data: Path,
     base_url: str,
     selectors: Mapping[str, Selector],
+    buckets: Buckets,
 ) -> RunningCore:
     database = await _open_manifest(stack, plan, data)
     plans = {space.name: space for space in plan.spaces}
@@ -92,7 +93,7 @@ async def start_core(
     services: dict[str, DicomwebService] = {}
     intakes = []
     for space_plan in plan.spaces:
-        service = await _start_space(stack, space_plan, data, database, broker)
+        service = await _start_space(stack, space_plan, data, buckets, database, broker)
         spaces[space_plan.name] = service.space
         services[space_plan.name] = service
         intakes.append(service.intake)
@@ -134,14 +135,18 @@ async def _start_space(
     stack: AsyncExitStack,
     plan: SpacePlan,
     data: Path,
+    buckets: Buckets,
     database: Database,
     broker: EmbeddedBroker,
 ) -> DicomwebService:
-    space = DirectorySpace(plan.name, data / plan.directory)
+    space = await open_space(plan, data, buckets)
     stack.push_async_callback(space.close)
-    intake = Intake(
-        space, broker, IntakeSettings(conflict_policy=ConflictPolicy(plan.conflict_policy))
+    settings = IntakeSettings(
+        conflict_policy=ConflictPolicy(plan.conflict_policy),
+        # Many share the synchronising of a folder; of uploads nobody has to wait for another.
+        publishes_together=not plan.bucket,
     )
+    intake = Intake(space, broker, settings)
     return DicomwebService(
         space_name=plan.name,
         space=space,

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-
-import structlog
+from typing import TYPE_CHECKING
 
 from imaging_ingestion.api.metrics import Metrics
 from imaging_ingestion.association.association import Association
@@ -31,15 +30,25 @@ from imaging_ingestion.site.core import RunningCore
 from imaging_ingestion.site.dimse_parts import DimseParts
 from imaging_ingestion.transcoding.transcoder import Transcoder
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from imaging_ingestion.tunnel.service import TunnelService
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ListeningEntity:
-    """An application entity, and what answers for it."""
+    """An application entity, and what answers for it: on TCP, over NATS, or both."""
 
     entity: RunningEntity
     listener: Listener
+    tunnel: TunnelService | None = None
+
+    async def stop(self) -> None:
+        """Take nothing new; finish what is in hand."""
+        if self.tunnel is not None:
+            await self.tunnel.stop_accepting()
+        await self.listener.stop()
+        if self.tunnel is not None:
+            await self.tunnel.stop()
 
 
 async def start_dimse(
@@ -48,8 +57,12 @@ async def start_dimse(
     parts: Mapping[str, DimseParts],
     host: str,
     metrics: Metrics,
+    subjects: Mapping[str, str],
 ) -> list[ListeningEntity]:
-    """Start the services of all cores. Raises OSError if an address is taken."""
+    """Start the services of all cores. Raises OSError if an address is taken.
+
+    `subjects`: where those are reached over NATS that are to be.
+    """
     transcoder = Transcoder()
     stack.push_async_callback(transcoder.close)
     entities = []
@@ -61,10 +74,15 @@ async def start_dimse(
             stack.push_async_callback(listener.stop)
             port = await _listen(listener, plan, part, host)
             metrics.watch_dimse(plan.name, listener)
-            entity = RunningEntity(plan.name, plan.ae_title, host, port, part.tls is not None)
+            entity = RunningEntity(
+                plan.name,
+                plan.ae_title,
+                host,
+                port,
+                part.tls is not None,
+                subjects.get(plan.name),
+            )
             entities.append(ListeningEntity(entity, listener))
-            if plan.nats_url is not None:
-                log.warning("dimse.nats_is_not_run", service=plan.name)
     return entities
 
 
@@ -147,8 +165,10 @@ def _destinations(plan: DimsePlan) -> list[Destination]:
     return [Destination(one.ae_title, one.host, one.port, one.tls) for one in plan.destinations]
 
 
-async def _listen(listener: Listener, plan: DimsePlan, part: DimseParts, host: str) -> int:
-    """The port that it listens on now. Raises OSError with the address in its message."""
+async def _listen(listener: Listener, plan: DimsePlan, part: DimseParts, host: str) -> int | None:
+    """The port that it listens on now, if any. Raises OSError with the address in its message."""
+    if plan.port is None:
+        return None
     try:
         return await listener.listen(host, plan.port, tls=part.tls)
     except OSError as error:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,16 @@ import structlog
 from imaging_ingestion.api.metrics import Metrics
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.resources.plan import SitePlan
-from imaging_ingestion.site.addresses import RunningSite, base_url
+from imaging_ingestion.site.addresses import RunningProxy, RunningSite, base_url
 from imaging_ingestion.site.application import Front, create_application
 from imaging_ingestion.site.core import read_selectors, start_core
+from imaging_ingestion.site.spaces import read_buckets
 
 if TYPE_CHECKING:
-    from imaging_ingestion.association.listener import Listener
     from imaging_ingestion.site.dimse import ListeningEntity
     from imaging_ingestion.site.dimse_parts import DimseParts
+    from imaging_ingestion.site.tunnel_parts import TunnelParts
+    from imaging_ingestion.tunnel.proxy import Proxy
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +59,9 @@ async def running_site(
     be used.
     """
     selectors = read_selectors(plan)
+    buckets = read_buckets(plan)
     parts = await _read_dimse_parts(plan)
+    tunnel_parts = _read_tunnel_parts(plan, host, data)
     _prepare(data)
     front = Front()
     async with AsyncExitStack() as stack:
@@ -66,18 +70,35 @@ async def running_site(
         stack.push_async_callback(server.stop)
         root = base_url(host, server.port)
         cores = {
-            core.name: await start_core(stack, core, data, root, selectors) for core in plan.cores
+            core.name: await start_core(stack, core, data, root, selectors, buckets)
+            for core in plan.cores
         }
         metrics = Metrics({name: core.database for name, core in cores.items()})
         listening: list[ListeningEntity] = []
         if parts:
             from imaging_ingestion.site.dimse import start_dimse
 
-            listening = await start_dimse(stack, tuple(cores.values()), parts, host, metrics)
-        site = RunningSite(host, server.port, tuple(one.entity for one in listening))
+            subjects = {} if tunnel_parts is None else tunnel_parts.subjects
+            listening = await start_dimse(
+                stack, tuple(cores.values()), parts, host, metrics, subjects
+            )
+        proxies: list[tuple[RunningProxy, Proxy]] = []
+        if tunnel_parts is not None:
+            from imaging_ingestion.site.tunnels import start_nats, start_proxies, start_services
+
+            tunnel_parts = await start_nats(stack, tunnel_parts)
+            proxies = await start_proxies(stack, plan, tunnel_parts, metrics)
+            start_services(listening, tunnel_parts, metrics)
+        site = RunningSite(
+            host,
+            server.port,
+            tuple(one.entity for one in listening),
+            tuple(told for told, _ in proxies),
+        )
         # Before the cores, which are still needed for what is in hand; and all at once, or one
         # would go on taking in while another ends.
-        stack.push_async_callback(_stop, server, [one.listener for one in listening])
+        stops = [server.stop, *(one.stop for one in listening), *(one.stop for _, one in proxies)]
+        stack.push_async_callback(_stop, stops)
         front.app = create_application(cores, metrics, tuple(map(str, site.dimse)))
         stack.callback(front.app.state.api.state.stopping.set)
         log.info("site.ready", url=root, dimse=list(map(str, site.dimse)), cores=list(cores))
@@ -94,12 +115,18 @@ async def _read_dimse_parts(plan: SitePlan) -> Mapping[str, DimseParts]:
     return await read_dimse_parts(plan)
 
 
-async def _stop(server: HttpServer, listeners: Sequence[Listener]) -> None:
+def _read_tunnel_parts(plan: SitePlan, host: str, data: Path) -> TunnelParts | None:
+    """What is to go over NATS, if anything is. Raises SiteError."""
+    if not (plan.proxies or any(one.nats is not None for core in plan.cores for one in core.dimse)):
+        return None
+    from imaging_ingestion.site.tunnel_parts import read_tunnel_parts
+
+    return read_tunnel_parts(plan, host, data)
+
+
+async def _stop(stops: Sequence[Callable[[], Awaitable[None]]]) -> None:
     """Take nothing new; finish what is in hand."""
-    async with asyncio.TaskGroup() as stopping:
-        stopping.create_task(server.stop())
-        for listener in listeners:
-            stopping.create_task(listener.stop())
+    await asyncio.gather(*(stop() for stop in stops))
 
 
 def _prepare(data: Path) -> None:

@@ -159,15 +159,14 @@ def test_a_space_of_another_core_is_told():
     )
 
 
-def test_what_is_wrong_with_a_shared_bucket_is_told_once():
-    assert problems_of(
-        core(),
-        dimse("scanners", bucketConfigName="s3"),
-        service("web", bucketConfigName="s3"),
-        config_map("s3", BUCKET_NAME="x"),
-    ) == (
-        "site.yaml, document 4 (ConfigMap s3): data.BUCKET_NAME: object stores come in a later "
-        "version; LOCAL_STORAGE_PATH was expected",
+def test_what_is_wrong_with_a_shared_space_is_told_once():
+    shared = {"bucketConfigName": "none"}
+    problems = problems_of(core(), service("web", **shared), dimse("scanners", **shared))
+    assert problems == (
+        "site.yaml, document 2 (DicomwebIngestionService web): spec.bucketConfigName: there is no "
+        "ConfigMap named none",
+        f"{PLACE.replace('document 2', 'document 3')}: spec.bucketConfigName: there is no "
+        "ConfigMap named none",
     )
 
 
@@ -219,9 +218,12 @@ def test_what_is_wrong_with_a_shared_bucket_is_told_once():
             "elsewhere; a title means one address for all services of the space default",
         ),
         (
-            [dimse("scanners", natsUrl="nats.example:4222")],
-            f"{PLACE}: spec.natsUrl: DIMSE over NATS is not run by this version; give it a port to "
-            "have it listen there, or take it out of the site",
+            [dimse("scanners", natsSubjectRoot="X", natsTokenSecret="t")],
+            f"{PLACE}: spec.natsTokenSecret: there is no Secret named t",
+        ),
+        (
+            [dimse("scanners", natsSubjectRoot="X", natsTokenSecret="t"), secret("t", other="x")],
+            f"{PLACE}: spec.natsTokenSecret: t has no key named token",
         ),
     ],
 )
@@ -282,7 +284,7 @@ def test_several_mistakes_are_told_together():
         len(
             problems_of(
                 core(),
-                dimse("a", dimseConfigName="d", natsUrl="x"),
+                dimse("a", dimseConfigName="d", natsUrl="x", natsTokenSecret="t", port=11112),
                 config_map("e"),
                 dimse("b", dimseConfigName="e", bucketSecretName="none"),
                 dimse("c", of="nowhere", port=1),
@@ -355,19 +357,38 @@ def test_hosts_are_names_and_addresses(host):
 # ---- NATS, and upstream's resources
 
 
-def test_upstreams_service_is_told_to_be_for_a_later_version_and_runs_with_a_port():
+def test_upstreams_service_is_on_its_subject_and_on_tcp_with_a_port():
     upstream = (TESTS / "data" / "upstream" / "dimseingestionservice.yaml").read_text()
-    others = (core(), config_map("imaging-ingestion"), secret("imaging-ingestion"))
-    (problem,) = problems_of(*others, upstream)
-    assert "spec.natsUrl: DIMSE over NATS is not run by this version; give it a port" in problem
-    found = core_of(*others, upstream.rstrip() + "\n  port: 11112\n")
-    (ours,) = found.dimse
-    assert (ours.ae_title, ours.space, ours.port) == ("DICOM-INGEST", "imaging-ingestion", 11112)
-    assert ours.nats_url is not None
+    others = (
+        core(),
+        config_map("imaging-ingestion"),
+        secret("imaging-ingestion"),
+        secret("ingestion-nats-secure-bound-token", token="t"),
+    )
+    (theirs,) = core_of(*others, upstream).dimse
+    assert (theirs.ae_title, theirs.space) == ("DICOM-INGEST", "imaging-ingestion")
+    assert theirs.port is None
+    assert theirs.nats is not None
+    said = {name: value.get_secret_value() for name, value in theirs.nats.items()}
+    assert said["DIMSE_NATS_URL"] == "nats-secure.imaging-ingestion.svc.cluster.local:4222"
+    assert said["DIMSE_NATS_TLS_ENABLED"] == "true"
+    (ours,) = core_of(*others, upstream.rstrip() + "\n  port: 11112\n").dimse
+    assert (ours.port, ours.nats) == (11112, theirs.nats)
 
 
-def test_an_empty_nats_url_is_none():
-    assert only(dimse("scanners", natsUrl="''")).nats_url is None
+def test_a_service_is_over_nats_if_it_has_a_server_or_a_root():
+    assert only(dimse("s")).nats is None
+    assert only(dimse("s", natsUrl="''")).nats is None
+    rooted = only(dimse("s", natsSubjectRoot="WARD"))
+    assert (rooted.port, rooted.nats is None) == (None, False)
+    keyed = core_of(core(), dimse("s", dimseConfigName="d"), config_map("d", DIMSE_NATS_URL="x:1"))
+    assert keyed.dimse[0].nats is not None
+    both = core_of(
+        core(),
+        dimse("s", dimseConfigName="d", natsSubjectRoot="W"),
+        config_map("d", DIMSE_PORT="11113"),
+    )
+    assert both.dimse[0].port == 11113
 
 
 def test_a_destination_of_two_services_may_be_written_in_two_ways():

@@ -237,7 +237,6 @@ def test_an_empty_site_has_nothing_to_run():
 @pytest.mark.parametrize(
     ("kind", "spec"),
     [
-        ("DimseProxy", {"applicationEntityTitle": "X"}),
         ("DicomEventBridge", {"dicomEventDrivenIngestionName": "core"}),
     ],
 )
@@ -323,11 +322,6 @@ def test_kinds_of_later_versions_are_read_but_not_run(kind, spec):
             ],
             "site.yaml, document 4 (ConfigMap f): data.selector: the key is not known; did you "
             "mean SELECTOR?",
-        ),
-        (
-            [service("other", bucketConfigName="s3"), config_map("s3", BUCKET_NAME="x")],
-            "site.yaml, document 4 (ConfigMap s3): data.BUCKET_NAME: object stores come in a later "
-            "version; LOCAL_STORAGE_PATH was expected",
         ),
         (
             [service("other", providerName="other")],
@@ -475,3 +469,30 @@ def test_several_services_may_serve_one_space_if_they_agree():
 def test_the_first_core_with_a_space_comes_first():
     found = plan(core("empty"), core("full"), service("any", of="full"))
     assert [one.name for one in found.cores] == ["full", "empty"]
+
+
+def test_a_space_in_a_bucket_keeps_here_only_what_is_on_its_way():
+    found = core_of(
+        core(),
+        service("any", bucketConfigName="ct", bucketSecretName="ct"),
+        config_map("ct", BUCKET_NAME="images", BUCKET_HOST="store.example", PROVIDER="x"),
+        secret("ct", AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="hidden"),
+    )
+    (space,) = found.spaces
+    assert space.directory == Path("scratch/ct")
+    assert {key: value.get_secret_value() for key, value in space.bucket.items()} == {
+        "BUCKET_NAME": "images",
+        "BUCKET_HOST": "store.example",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "hidden",
+    }
+    assert "hidden" not in repr(space)
+
+
+def test_a_folder_goes_before_a_bucket():
+    (space,) = core_of(
+        core(),
+        service("any", bucketConfigName="ct"),
+        config_map("ct", BUCKET_NAME="images", LOCAL_STORAGE_PATH="here"),
+    ).spaces
+    assert (space.directory, space.bucket) == (Path("here"), {})

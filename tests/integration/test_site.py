@@ -258,11 +258,12 @@ kind: DimseProxi
 
 
 def test_a_kind_of_a_later_version_is_told_as_such(tmp_path: Path):
-    proxy = f"---\napiVersion: {API}\nkind: DimseProxy\nmetadata: {{name: p}}\nspec: {{}}\n"
-    assert refused(tmp_path, CORE + SERVICE + proxy) == [
+    bridge = f"---\napiVersion: {API}\nkind: DicomEventBridge\nmetadata: {{name: b}}\n"
+    bridge += "spec: {dicomEventDrivenIngestionName: core}\n"
+    assert refused(tmp_path, CORE + SERVICE + bridge) == [
         "The site cannot be run:",
-        "  site.yaml, document 3 (DimseProxy p): DimseProxy is not run by this version; take it "
-        "out of the site",
+        "  site.yaml, document 3 (DicomEventBridge b): DicomEventBridge is not run by this "
+        "version; take it out of the site",
     ]
 
 

@@ -322,7 +322,6 @@ async def test_services_of_one_site_have_titles_ports_and_providers_of_their_own
                 applicationEntityTitle="MR",
                 port=ports["MR"],
                 providerName="mr",
-                natsUrl="nats.example:4222",
             ),
             dimse(
                 "lab", applicationEntityTitle="LAB", port=ports["LAB"], bucketConfigName="research"
@@ -348,7 +347,6 @@ async def test_services_of_one_site_have_titles_ports_and_providers_of_their_own
         assert not instances_in(platform.dicomweb, studies["LAB"])
         assert instances_in(f"{platform.url}/spaces/research/dicom-web", studies["LAB"])
     said = platform.log.read_text()
-    assert "dimse.nats_is_not_run          service=mr" in said
     for title, port in ports.items():
         assert f" {title}@127.0.0.1:{port}\n" in said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -400,6 +401,35 @@ async def test_trust_that_is_withdrawn_is_withdrawn_without_a_restart(
         keys.stranger.file(file)
         with pytest.raises(AssociationError):
             await site.call(CT, settings=calling(keys.settings("client")))
+
+
+async def test_a_session_is_not_resumed_after_its_trust_was_withdrawn(
+    tmp_path: Path, keys: Keys
+) -> None:  # T6
+    """With TLS 1.2 a resumed session shows no certificate again."""
+    file = tmp_path / "trust.pem"
+    keys.authority.file(file)
+    context = keys.client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def connected(port: int, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession, bool]:
+        """The session of a connection that is answered, and whether it was resumed."""
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as link,
+        ):
+            link.sendall(REQUEST)
+            assert link.recv(1) == b"\x02"  # A-ASSOCIATE-AC
+            assert link.session is not None
+            return link.session, bool(link.session_reused)
+
+    async with tls_site(tmp_path, replace(keys.settings(), trust=Store(file))) as site:
+        session, was_resumed = await asyncio.to_thread(connected, site.tls_port, None)
+        assert not was_resumed
+        session, _ = await asyncio.to_thread(connected, site.tls_port, session)
+        keys.stranger.file(file)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(connected, site.tls_port, session)
 
 
 async def test_bytes_changed_on_the_way_end_the_association(

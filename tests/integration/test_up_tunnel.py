@@ -306,6 +306,22 @@ def test_what_is_wrong_with_it_is_told_before_it_starts(tmp_path: Path) -> None:
     assert not platform.data.exists()
 
 
+def test_who_means_another_server_and_names_none_is_told(tmp_path: Path) -> None:
+    documents = (
+        core(),
+        dimse("scanners", natsSubjectRoot="X", natsSecure="true"),
+        proxy("door", 0, natsTokenSecret="nats"),
+        secret("nats", token="t"),
+    )
+    platform = Platform(tmp_path, "---\n".join(documents))
+    with pytest.raises(RuntimeError) as raised:
+        platform.start()
+    said = str(raised.value)
+    expected = r"DIMSE_NATS_URL \(spec.natsUrl\) was expected beside it"
+    assert re.search(rf"document 2 .*DIMSE_NATS_TLS_ENABLED: {expected}", said)
+    assert re.search(rf"document 3 .*DIMSE_NATS_AUTH_TOKEN: {expected}", said)
+
+
 def test_a_server_that_is_away_does_not_keep_the_site_from_starting(tmp_path: Path) -> None:
     away = NatsServer(tmp_path / "nats")  # never started
     documents = (core(), dimse("scanners", natsUrl=f"'{away.address}'"))

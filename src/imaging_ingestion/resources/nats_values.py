@@ -7,7 +7,7 @@ from imaging_ingestion.resources.models import DimseIngestionServiceSpec, DimseP
 
 def proxy_values(spec: DimseProxySpec, token: str | None) -> dict[str, str]:
     """What a DimseProxy says. `token`: of its Secret. The title is the target's, as upstream."""
-    return _values(spec, token) | _given(
+    return nats_values(spec, token) | _given(
         DIMSE_PORT=spec.port,
         DIMSE_NATS_SUBJECT_CHANNEL=spec.natsSubjectChannel,
         DIMSE_TARGET_AE=spec.applicationEntityTitle,
@@ -20,12 +20,10 @@ def proxy_values(spec: DimseProxySpec, token: str | None) -> dict[str, str]:
     )
 
 
-def service_values(spec: DimseIngestionServiceSpec, token: str | None) -> dict[str, str]:
-    """What a DimseIngestionService says of its NATS subject."""
-    return _values(spec, token) | _given(DIMSE_AE=spec.applicationEntityTitle)
-
-
-def _values(spec: DimseProxySpec | DimseIngestionServiceSpec, token: str | None) -> dict[str, str]:
+def nats_values(
+    spec: DimseProxySpec | DimseIngestionServiceSpec, token: str | None
+) -> dict[str, str]:
+    """What either says of NATS."""
     return _given(
         DIMSE_NATS_URL=spec.natsUrl,
         DIMSE_NATS_TLS_ENABLED="true" if spec.natsSecure else None,

@@ -11,7 +11,7 @@ from imaging_ingestion.resources.models import (
     DimseProxy,
     DimseProxySpec,
 )
-from imaging_ingestion.resources.nats_values import proxy_values, service_values
+from imaging_ingestion.resources.nats_values import nats_values, proxy_values
 from imaging_ingestion.resources.plan import DIMSE_PORT, ProxyPlan
 from imaging_ingestion.resources.setting_values import Settings, read_settings
 from imaging_ingestion.resources.site_file import Site
@@ -48,7 +48,7 @@ def service_nats(
     keys = ("DIMSE_NATS_URL", "DIMSE_NATS_SUBJECT_ROOT")
     if not (spec.natsUrl or spec.natsSubjectRoot or settings.any_of(keys)):
         return None
-    said = service_values(spec, nats_token(site, spec, place, problems))
+    said = nats_values(spec, nats_token(site, spec, place, problems))
     return _values(settings, said)
 
 

@@ -120,6 +120,42 @@ _NATS_KEYS = tuple(
     )
 )
 
+_PROXY_KEYS = tuple(
+    Setting(f"DIMSE_{name}", reader, meaning, default)
+    for name, reader, meaning, default in (
+        (
+            "NATS_REPLY_TIMEOUTSECONDS",
+            _DIMSE,
+            "Upstream's other name of DIMSE_NATS_REPLY_TIMEOUT.",
+            "",
+        ),
+        (
+            "MAX_ASSOCIATIONS",
+            _DIMSE,
+            "Ours: associations over NATS at a time, of one proxy or service.",
+            "`600`",
+        ),
+        (
+            "HOST",
+            "DimseProxy",
+            "Ours: address that local peers call.",
+            "of `run proxy` all, of `up` its `--host`",
+        ),
+        (
+            "CALLING_AE",
+            "DimseProxy",
+            "Ours: AE title by which the target is called; `*` is the caller's own.",
+            "`DIMSE_AE`, or the caller's own",
+        ),
+        (
+            "DRAIN_TIMEOUT",
+            "DimseProxy",
+            "Ours: seconds that associations have to end when the proxy stops.",
+            "`20`",
+        ),
+    )
+)
+
 #: Where `spec.mode` and its like say nothing.
 _SPOOL_KEYS = tuple(
     Setting(name, "DimseProxy", meaning, default)
@@ -148,7 +184,12 @@ _SPOOL_KEYS = tuple(
 _DIMSE_SERVICE_KEYS = tuple(
     Setting(f"DIMSE_{name}", _DIMSE_SERVICE, what, default, is_secret=secret)
     for name, what, default, secret in (
-        ("PORT", "Port it listens on, where `spec.port` says nothing.", "`11112`", False),
+        (
+            "PORT",
+            "Port it listens on, where `spec.port` says nothing (also a DimseProxy).",
+            "`11112`",
+            False,
+        ),
         (
             "CONFIG_PATH",
             "Folder with IMAGE_CUIDS and IMAGE_TSUIDS, the SOP classes and transfer syntaxes that "
@@ -323,6 +364,7 @@ SETTINGS: tuple[Setting, ...] = (
     *_DIMSE_TARGET_KEYS,
     *_DIMSE_SERVICE_KEYS,
     *_NATS_KEYS,
+    *_PROXY_KEYS,
     *_SPOOL_KEYS,
     Setting("PROVIDER_NAME", _SERVICE, f"Of a single component: `providerName`. {_LATER}"),
     Setting("EVENT_SOURCE", _CORE, f"Source of CloudEvents. {_LATER}"),

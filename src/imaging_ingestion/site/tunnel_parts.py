@@ -23,6 +23,15 @@ from imaging_ingestion.tunnel.settings import (
 from imaging_ingestion.tunnel.subjects import Subjects
 
 _URL: Final = "DIMSE_NATS_URL"
+#: Beginnings of the keys that say something to a server that is not the site's own.
+_TO_ANOTHER: Final = (
+    "DIMSE_NATS_TLS_",
+    "DIMSE_NATS_AUTH_",
+    "DIMSE_NATS_USER",
+    "DIMSE_NATS_PASSWORD",
+    "DIMSE_NATS_NKEY_SEED",
+    "DIMSE_NATS_CREDS",
+)
 #: Stands for the site's own server until that runs.
 _OWN: Final = "127.0.0.1:4222"
 
@@ -82,7 +91,7 @@ def read_tunnel_parts(plan: SitePlan, host: str, data: Path) -> TunnelParts:
         values.setdefault("DIMSE_HOST", host)
         spool = data / (values.get("DIMSE_SPOOL_DIRECTORY") or f"spools/{proxy.name}")
         values["DIMSE_SPOOL_DIRECTORY"] = str(spool)
-        if _needs_own(values):
+        if _needs_own(values, proxy.place, problems):
             own.add(("proxy", proxy.name))
         try:
             settings = proxy_settings(values)
@@ -92,8 +101,8 @@ def read_tunnel_parts(plan: SitePlan, host: str, data: Path) -> TunnelParts:
         except SettingsError as error:
             problems += [f"{proxy.place}: {problem}" for problem in error.problems]
     for service in _services(plan):
-        values = _plain(service.nats or {})
-        if _needs_own(values):
+        values = _plain(service.nats or {}) | {"DIMSE_AE": service.ae_title}
+        if _needs_own(values, service.place, problems):
             own.add(("service", service.name))
         try:
             services[service.name] = ServiceSettings(*service_settings(values))
@@ -108,17 +117,18 @@ def _services(plan: SitePlan) -> Iterator[DimsePlan]:
     return (one for core in plan.cores for one in core.dimse if one.nats is not None)
 
 
-def _needs_own(values: dict[str, str]) -> bool:
-    """Whether they name no server; a place for it is held then, and no other word about it."""
+def _needs_own(values: dict[str, str], place: str, problems: list[str]) -> bool:
+    """Whether they name no server; a place for it is held then.
+
+    Who says how a server is to be trusted, or who we are to it, means another one than ours.
+    """
     if values.get(_URL):
         return False
-    for name in [name for name in values if name.startswith("DIMSE_NATS_")]:
-        if name.startswith(("DIMSE_NATS_TLS", "DIMSE_NATS_AUTH", "DIMSE_NATS_USER")) or name in {
-            "DIMSE_NATS_PASSWORD",
-            "DIMSE_NATS_NKEY_SEED",
-            "DIMSE_NATS_CREDS",
-        }:
-            del values[name]
+    problems += [
+        f"{place}: {name}: {_URL} (spec.natsUrl) was expected beside it"
+        for name in sorted(values)
+        if name.startswith(_TO_ANOTHER) and values[name] != "false"
+    ]
     values[_URL] = _OWN
     return True
 

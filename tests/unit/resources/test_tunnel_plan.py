@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 from site_documents import config_map, core, dimse, plan, problems_of, resource, secret, service
 
 from imaging_ingestion.resources.plan import ProxyPlan
+from imaging_ingestion.resources.settings import SETTINGS
+from imaging_ingestion.tunnel import settings as tunnel_settings
 
 PLACE = "site.yaml, document 3 (DimseProxy door)"
 
@@ -96,3 +100,15 @@ def test_a_port_belongs_to_one_of_those_that_listen():
 def test_a_site_of_proxies_alone_is_told_the_command_for_them():
     (problem,) = problems_of(proxy())
     assert problem.endswith("one core is needed; a proxy alone is run by `run proxy`")
+
+
+def test_every_key_that_a_proxy_reads_may_stand_in_its_config_map():
+    source = Path(inspect.getsourcefile(tunnel_settings) or "").read_text()
+    keys = set(re.findall(r'"(DIMSE_[A-Z_]*[A-Z])"', source))
+    assert {"DIMSE_CALLING_AE", "DIMSE_NATS_REPLY_TIMEOUTSECONDS"} < keys
+    assert keys <= {setting.name for setting in SETTINGS}
+    found = only(
+        proxy(dimseConfigName="d"),
+        config_map("d", **{key: "1" for key in keys if key != "DIMSE_PORT"}),
+    )
+    assert keys - {"DIMSE_PORT"} <= said(found).keys()

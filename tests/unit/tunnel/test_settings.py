@@ -8,7 +8,7 @@ from nats_identities import service_account_token
 from imaging_ingestion.dimse.pdu import decode_pdu, encode_pdu
 from imaging_ingestion.dimse.requestor import Proposal, build_request
 from imaging_ingestion.resources.models import DimseIngestionServiceSpec, DimseProxySpec
-from imaging_ingestion.resources.nats_values import proxy_values, service_values
+from imaging_ingestion.resources.nats_values import nats_values, proxy_values
 from imaging_ingestion.tunnel.error import SettingsError
 from imaging_ingestion.tunnel.nats_auth import credentials, user_of
 from imaging_ingestion.tunnel.settings import (
@@ -155,10 +155,10 @@ def test_a_service_says_the_same_in_its_own_words() -> None:
     spec = DimseIngestionServiceSpec(
         dicomEventDrivenIngestionName="core", natsUrl="a", natsSubjectRoot="X"
     )
-    nats, subjects, tunnel = service_settings(service_values(spec, None))
+    nats, subjects, tunnel = service_settings(nats_values(spec, None))
     assert nats.servers == ("nats://a:4222",)
     assert subjects == Subjects("X", "B")
-    assert tunnel.name == "INGESTION"
+    assert tunnel.name == "proxy"  # the site says better
 
 
 def test_subjects_are_below_the_root() -> None:

@@ -227,6 +227,9 @@ subscription = Table(
     metadata,
     Column("name", _text(), primary_key=True),
     Column("position", BigInteger, nullable=False),  # last `change.seq` fanned out
+    # Who reads the log for it now, where only one may (the outbox), and how long that holds.
+    Column("claim", BigInteger),
+    Column("claimed_until", BigInteger),
 )
 
 #: The delivery ledger: event x binding. See deliveries.py for what a claim is.
@@ -316,4 +319,66 @@ commitment = Table(
         sqlite_where=text("state = 'pending'"),
     ),
     Index("commitment_by_change", "space", "state", "changed_at"),
+)
+
+#: Objects that nothing refers to any more and that are to go from their spaces. A row is written in
+#: the transaction that deletes or replaces, and goes when its object is gone.
+object_removal = Table(
+    "object_removal",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("space", _text(), nullable=False),
+    Column("object_name", _text(), nullable=False),
+    Column("next_at", BigInteger, nullable=False),  # when to try, or to try again
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Index("object_removal_due", "next_at", "id"),
+    Index("object_removal_name", "space", "object_name"),
+)
+
+#: What each space holds: live instances and their objects' bytes. Maintained in the transactions
+#: that change them, under the log's lock: a quota asks for it often, and nobody may count rows.
+space_usage = Table(
+    "space_usage",
+    metadata,
+    Column("space", _text(), primary_key=True),
+    Column("instances", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+#: Instances that were kept aside instead of being recorded, and what became of them.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Identity, primary_key=True),
+    Column("space", _text(), nullable=False),
+    Column("study_instance_uid", _text(), nullable=False),
+    Column("series_instance_uid", _text(), nullable=False),
+    Column("sop_instance_uid", _text(), nullable=False),
+    Column("reason", _text(), nullable=False),  # events.stored.QuarantineReason
+    Column("detail", Text, nullable=False),  # JSON: the attributes that differ, both values
+    Column("object_name", _text(), nullable=False),
+    Column("object_size", BigInteger, nullable=False),  # bytes
+    Column("sha256", LargeBinary(32), nullable=False),
+    Column("provider", _text(), nullable=False),
+    Column("stored", LargeBinary, nullable=False),  # the StoredInstance, MessagePack; b"" when over
+    Column("held_at", BigInteger, nullable=False),
+    Column("resolved_at", BigInteger),  # NULL while it waits
+    Column("resolution", _text()),  # accepted, discarded
+    Index(
+        "quarantine_waiting",
+        "space",
+        "id",
+        postgresql_where=text("resolved_at IS NULL"),
+        sqlite_where=text("resolved_at IS NULL"),
+    ),
+    # Identical bytes that come again while they wait are the same case.
+    Index(
+        "quarantine_content",
+        "space",
+        "sop_instance_uid",
+        "sha256",
+        unique=True,
+        postgresql_where=text("resolved_at IS NULL"),
+        sqlite_where=text("resolved_at IS NULL"),
+    ),
 )

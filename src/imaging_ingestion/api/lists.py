@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from imaging_ingestion.api.core import (
@@ -26,6 +27,7 @@ from imaging_ingestion.dicomweb.problem import not_found
 from imaging_ingestion.events.model import StudyRevision
 from imaging_ingestion.manifest import overview, revision
 from imaging_ingestion.manifest.overview import StudySummary
+from imaging_ingestion.manifest.revision_text import pieces_of
 
 router = APIRouter()
 
@@ -114,10 +116,16 @@ async def get_revision(
     study: StudyUid,
     number: Annotated[int, Path(ge=0, le=LARGEST_REVISION, description="From 0.")],
 ) -> Response:
-    data = await core.database.read(revision.load, space, study, number)
-    if data is None:
+    packed = await core.database.read(revision.load_packed, space, study, number)
+    if packed is None:
         raise not_found(f"the study {study} has no revision {number} in the space {space!r}")
-    return Response(data, media_type="application/json")
+    return StreamingResponse(_unpacking(packed), media_type="application/json")
+
+
+async def _unpacking(packed: bytes) -> AsyncIterator[bytes]:
+    """The text of a revision, however many instances it tells of, in small pieces."""
+    for piece in pieces_of(packed):
+        yield piece
 
 
 @router.get("/spaces", summary="The storage spaces", responses=answers(Spaces))

@@ -6,27 +6,25 @@ revision does (number, event, what has been announced, the log) is one transacti
 
 What changed is not written down as it happens; it is the difference between what each instance is
 now and what the last revision said of it (`announced_sha256`). So an instance that came and went in
-between is nothing, and one that was replaced back is nothing.
+between is nothing, and one that was replaced back is nothing. A study may have any number of
+instances: they pass by, and the event's text is compressed as it is written (`revision_text`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-import zstandard
 from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.model import (
     STUDY_REVISION,
     ChangeKind,
-    ChangeSet,
     RevisionInstance,
     RevisionSeries,
     RevisionStudy,
-    StudyRevision,
 )
 from imaging_ingestion.manifest import changes
 from imaging_ingestion.manifest.elements import (
@@ -34,6 +32,12 @@ from imaging_ingestion.manifest.elements import (
     STUDY_ELEMENTS,
     elements_of,
     integer_of,
+)
+from imaging_ingestion.manifest.revision_text import (
+    RevisionText,
+    pieces_of,
+    unpacked,
+    what_changed,
 )
 from imaging_ingestion.manifest.schema import (
     instance,
@@ -46,30 +50,8 @@ from imaging_ingestion.manifest.schema import (
 #: The internal WADO-RS URL of a study's series, for the events: (space, study UID, series UID).
 Endpoint = Callable[[str, str, str], str]
 
-
-class InstanceState(NamedTuple):
-    """An instance as it is now, and what the last revision told of it."""
-
-    series_instance_uid: str
-    sop_instance_uid: str
-    sha256: bytes
-    announced_sha256: bytes | None
-    live: bool
-
-
-def change_set(instances: Iterable[InstanceState]) -> ChangeSet:
-    """What differs from what the last revision told."""
-    additions, deletions, modifications = [], [], []
-    for state in instances:
-        name = f"{state.series_instance_uid}/{state.sop_instance_uid}"
-        if not state.live:
-            if state.announced_sha256 is not None:
-                deletions.append(name)
-        elif state.announced_sha256 is None:
-            additions.append(name)
-        elif state.announced_sha256 != state.sha256:
-            modifications.append(name)
-    return ChangeSet(tuple(additions), tuple(deletions), tuple(modifications))
+#: Rows of a study's instances that are held at a time.
+_ROWS = 2000
 
 
 class Revised(NamedTuple):
@@ -131,25 +113,22 @@ def load(
     connection: Connection, space: str, study_instance_uid: str, number: int | None = None
 ) -> bytes | None:
     """The JSON of a StudyRevisionEvent's data: of that revision, or the latest; None if none."""
-    packed = _packed(connection, space, study_instance_uid, number)
-    return None if packed is None else zstandard.ZstdDecompressor().decompress(packed)
+    packed = load_packed(connection, space, study_instance_uid, number)
+    return None if packed is None else b"".join(pieces_of(packed))
 
 
 def load_up_to(
     connection: Connection, space: str, study_instance_uid: str, number: int, size: int
 ) -> bytes | None:
     """As `load`, but b"" if the JSON is longer than `size` bytes."""
-    packed = _packed(connection, space, study_instance_uid, number)
-    if packed is None:
-        return None
-    if zstandard.frame_content_size(packed) > size:
-        return b""
-    return zstandard.ZstdDecompressor().decompress(packed)
+    packed = load_packed(connection, space, study_instance_uid, number)
+    return None if packed is None else unpacked(packed, size)
 
 
-def _packed(
-    connection: Connection, space: str, study_instance_uid: str, number: int | None
+def load_packed(
+    connection: Connection, space: str, study_instance_uid: str, number: int | None = None
 ) -> bytes | None:
+    """As `load`, compressed: `revision_text.pieces_of` reads it piece by piece."""
     # study_uid, revision_number
     statement = (
         sa.select(revision.c.event_zstd)
@@ -188,18 +167,50 @@ def _revise(
     connection: Connection, row: Mapping[Any, Any], now: int, endpoint: Endpoint
 ) -> Revised | None:
     # series_uid
-    all_series = (
-        connection.execute(
+    all_series = {
+        one["id"]: one
+        for one in connection.execute(
             sa.select(series).where(series.c.study_pk == row["id"]).order_by(series.c.id)
+        ).mappings()
+    }
+    number = 0 if row["revision"] is None else row["revision"] + 1
+    text = RevisionText(number, _study_of(row))
+    provider = _write_instances(connection, text, row, all_series, endpoint)
+    settled = sa.update(study).where(study.c.id == row["id"]).values(revision_due_at=None)
+    _settle_instances(connection, row["id"])
+    if not text.tells_of_changes:
+        connection.execute(settled)
+        return None
+    connection.execute(settled.values(revision=number))
+    connection.execute(
+        sa.insert(revision).values(
+            study_pk=row["id"], number=number, at=now, event_zstd=text.finish()
         )
-        .mappings()
-        .all()
     )
-    uid_of = {s["id"]: s["series_instance_uid"] for s in all_series}
-    changed: list[InstanceState] = []
-    live: dict[int, list[RevisionInstance]] = {s["id"]: [] for s in all_series}
+    entry = changes.Change(
+        seq=0,
+        at=now,
+        kind=ChangeKind.REVISED.value,
+        space=row["space"],
+        study_instance_uid=row["study_instance_uid"],
+        provider=provider,
+        version=number,
+    )
+    event_id = changes.event_id_of(entry, STUDY_REVISION)
+    changes.append(connection, [{**msgspec.structs.asdict(entry), "event_id": event_id}])
+    return Revised(row["space"], row["study_instance_uid"], number)
+
+
+def _write_instances(
+    connection: Connection,
+    text: RevisionText,
+    study_row: Mapping[Any, Any],
+    all_series: Mapping[int, Mapping[Any, Any]],
+    endpoint: Endpoint,
+) -> str:
+    """Write the instances of a study and what changed of them; the study's provider."""
     # instance_by_study
-    for i in connection.execute(
+    instances = connection.execute(
         sa.select(
             instance.c.series_pk,
             instance.c.sop_instance_uid,
@@ -209,62 +220,27 @@ def _revise(
             instance.c.announced_sha256,
             instance.c.deleted_at,
         )
-        .where(instance.c.study_pk == row["id"])
-        .order_by(instance.c.id)
-    ):
-        alive = i.deleted_at is None
-        if i.announced_sha256 != i.sha256 or not alive:
-            changed.append(
-                InstanceState(
-                    uid_of[i.series_pk], i.sop_instance_uid, i.sha256, i.announced_sha256, alive
-                )
-            )
-        if alive:
-            live[i.series_pk].append(
-                RevisionInstance(i.sop_instance_uid, i.sop_class_uid, integer_of(i.instance_number))
-            )
-    differences = change_set(changed)
-    settled = sa.update(study).where(study.c.id == row["id"]).values(revision_due_at=None)
-    _settle_instances(connection, row["id"])
-    if not differences:
-        connection.execute(settled)
-        return None
-    number = 0 if row["revision"] is None else row["revision"] + 1
-    present = [s for s in all_series if live[s["id"]]]
-    data = StudyRevision(
-        revision=number,
-        study=RevisionStudy(
-            study_instance_uid=row["study_instance_uid"],
-            study_date=row["study_date"],
-            attributes=elements_of(row["attributes"], STUDY_ELEMENTS),
-            series=tuple(_series_of(row, s, live[s["id"]], endpoint) for s in present),
-            space=row["space"],
-            dicom_json=_dicom_json(row),
-        ),
-        change_set=differences,
+        .where(instance.c.study_pk == study_row["id"])
+        .order_by(instance.c.series_pk, instance.c.id),
+        execution_options={"yield_per": _ROWS},
     )
-    connection.execute(settled.values(revision=number))
-    connection.execute(
-        sa.insert(revision).values(
-            study_pk=row["id"],
-            number=number,
-            at=now,
-            event_zstd=zstandard.ZstdCompressor(level=3).compress(msgspec.json.encode(data)),
-        )
-    )
+    begun: int | None = None
+    providers: list[str] = []
+    for pk, uid, sop_class_uid, instance_number, sha256, announced, deleted_at in instances:
+        of = all_series[pk]
+        live = deleted_at is None
+        changed = what_changed(sha256, announced, live=live)
+        if changed is not None:
+            text.change(changed, of["series_instance_uid"], uid)
+        if live:
+            if pk != begun:
+                text.begin_series(_series_of(study_row, of, endpoint))
+                providers.append(of["provider"])
+                begun = pk
+            text.add(RevisionInstance(uid, sop_class_uid, integer_of(instance_number)))
     # Whoever follows the study's provider is told, too, when its last instance went.
-    entry = changes.Change(
-        seq=0,
-        at=now,
-        kind=ChangeKind.REVISED.value,
-        space=row["space"],
-        study_instance_uid=row["study_instance_uid"],
-        provider=next((s["provider"] for s in (*present, *all_series)), ""),
-        version=number,
-    )
-    event_id = changes.event_id_of(entry, STUDY_REVISION)
-    changes.append(connection, [{**msgspec.structs.asdict(entry), "event_id": event_id}])
-    return Revised(row["space"], row["study_instance_uid"], number)
+    providers += [of["provider"] for of in all_series.values()]
+    return providers[0] if providers else ""
 
 
 def _settle_instances(connection: Connection, study_pk: int) -> None:
@@ -297,12 +273,22 @@ def _settle_instances(connection: Connection, study_pk: int) -> None:
     )
 
 
+def _study_of(row: Mapping[Any, Any]) -> RevisionStudy:
+    """A study without its series."""
+    return RevisionStudy(
+        study_instance_uid=row["study_instance_uid"],
+        study_date=row["study_date"],
+        attributes=elements_of(row["attributes"], STUDY_ELEMENTS),
+        series=(),
+        space=row["space"],
+        dicom_json=_dicom_json(row),
+    )
+
+
 def _series_of(
-    study_row: Mapping[Any, Any],
-    row: Mapping[Any, Any],
-    live: Sequence[RevisionInstance],
-    endpoint: Endpoint,
+    study_row: Mapping[Any, Any], row: Mapping[Any, Any], endpoint: Endpoint
 ) -> RevisionSeries:
+    """A series without its instances."""
     return RevisionSeries(
         series_instance_uid=row["series_instance_uid"],
         number=integer_of(row["series_number"]),
@@ -312,7 +298,7 @@ def _series_of(
             study_row["space"], study_row["study_instance_uid"], row["series_instance_uid"]
         ),
         attributes=elements_of(row["attributes"], SERIES_ELEMENTS),
-        instances=tuple(live),
+        instances=(),
         dicom_json=_dicom_json(row),
     )
 

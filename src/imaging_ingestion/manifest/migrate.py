@@ -75,4 +75,4 @@ async def migrate(database: Database) -> None:
     Raises NewerSchemaError if it is at a version that is not known here.
     """
     if not await database.read(is_newest):
-        await database.write(upgrade)
+        await database.maintain(upgrade)

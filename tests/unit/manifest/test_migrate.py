@@ -41,7 +41,10 @@ def _definitions(connection: Connection) -> set[tuple[str, ...]]:
     columns = connection.execute(
         sa.text(
             "SELECT table_name, column_name, data_type, is_nullable, column_default,"
-            " collation_name, ordinal_position FROM information_schema.columns"
+            " collation_name,"
+            # In the same order; the places of columns that were dropped stay empty.
+            " row_number() OVER (PARTITION BY table_name ORDER BY ordinal_position)"
+            " FROM information_schema.columns"
             " WHERE table_schema = 'public'"
         )
     )

@@ -1,4 +1,4 @@
-"""Statements that go past SQLAlchemy on SQLite do what they do through it on PostgreSQL."""
+"""Statements that go past SQLAlchemy do the same on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from imaging_ingestion.manifest.database import Database, open_database
-from imaging_ingestion.manifest.prepared import Prepared
+from imaging_ingestion.manifest.prepared import Prepared, Rows, one_of
 
 NUMBERS = sa.Table(
     "numbers",
@@ -19,19 +19,17 @@ NUMBERS = sa.Table(
     sa.Column("size", sa.BigInteger),
     sa.Column("content", sa.LargeBinary),
 )
-INSERT = Prepared(sa.insert(NUMBERS))
-RETURNING = Prepared(sa.insert(NUMBERS).returning(NUMBERS.c.id, NUMBERS.c.name))
-UPDATE = Prepared(
-    sa.update(NUMBERS)
-    .where(NUMBERS.c.name == sa.bindparam("of"))
-    .values(size=sa.bindparam("new_size"))
-)
+INSERT = Rows.inserted(NUMBERS)
+RETURNING = Rows.inserted(NUMBERS, NUMBERS.c.id, NUMBERS.c.name)
+ORDERED = Rows.inserted(NUMBERS, NUMBERS.c.id, in_order_of=NUMBERS.c.name)
+IGNORING = Rows.inserted(NUMBERS, ignore_known=True)
+UPDATE = Rows.updated(NUMBERS, "size")
 SELECT = Prepared(
     sa.select(NUMBERS.c.name, NUMBERS.c.size, NUMBERS.c.content)
     .where(
         NUMBERS.c.size >= sa.bindparam("least"),
-        NUMBERS.c.name.in_(sa.bindparam("names", expanding=True)),
-        NUMBERS.c.size.in_(sa.bindparam("sizes", expanding=True)),
+        one_of(NUMBERS.c.name, "names"),
+        one_of(NUMBERS.c.size, "sizes"),
         NUMBERS.c.size >= sa.bindparam("least"),  # one value, two places
     )
     .order_by(NUMBERS.c.id)
@@ -82,7 +80,9 @@ async def test_what_is_inserted_is_returned_with_its_keys(database: Database) ->
 
 async def test_each_row_changes_what_it_names(database: Database) -> None:
     def change(connection: Connection) -> list[tuple[str, int]]:
-        UPDATE.each(connection, [{"of": "n1", "new_size": 7}, {"new_size": 8, "of": "n2"}])
+        (one, other) = RETURNING.returned(connection, [{"name": "n6"}, {"name": "n7"}])
+        rows = [{"pk": one[0], "new_size": 7}, {"new_size": None, "pk": other[0]}]
+        UPDATE.each(connection, rows)
         return [
             (name, size)
             for name, size in connection.execute(
@@ -92,7 +92,26 @@ async def test_each_row_changes_what_it_names(database: Database) -> None:
         ]
 
     await database.write(fill)
-    assert sorted(await database.write(change)) == [("n1", 7), ("n2", 8)]
+    assert await database.write(change) == [("n6", 7)]
+
+
+@pytest.mark.parametrize("rows", [INSERT, ORDERED])
+async def test_rows_are_numbered_in_their_order(database: Database, rows: Rows) -> None:
+    def insert(connection: Connection) -> list[str]:
+        rows.each(connection, [{"name": f"{n * 7919 % 1000}"} for n in range(1000)])
+        return list(connection.execute(sa.select(NUMBERS.c.name).order_by("id")).scalars())
+
+    assert await database.write(insert) == [f"{n * 7919 % 1000}" for n in range(1000)]
+
+
+async def test_what_is_known_stays_as_it_is(database: Database) -> None:
+    def insert(connection: Connection) -> list[object]:
+        fill(connection)
+        IGNORING.each(connection, [{"name": "n1", "size": 7}, {"name": "new", "size": 8}])
+        rows = connection.execute(sa.select(NUMBERS.c.name, NUMBERS.c.size).order_by("id"))
+        return [tuple(row) for row in rows][1::5]
+
+    assert await database.write(insert) == [("n1", 1 << 40), ("new", 8)]
 
 
 async def test_columns_that_one_use_leaves_out_are_there_for_the_next(database: Database) -> None:
@@ -125,3 +144,25 @@ async def test_an_error_is_sqlalchemys_names_no_value_and_undoes_the_transaction
         return connection.execute(sa.select(sa.func.count()).select_from(NUMBERS)).scalar_one()
 
     assert await database.read(count) == 0
+
+
+async def test_what_a_connection_has_prepared_may_be_out_of_date(
+    postgres_database_url: str,
+) -> None:
+    database, other = open_database(postgres_database_url), open_database(postgres_database_url)
+    wanted = {"least": 0, "names": ["n1"], "sizes": [1 << 40]}
+
+    def found(connection: Connection) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in SELECT.all(connection, wanted)]
+
+    try:
+        await database.write(NUMBERS.metadata.create_all)
+        await database.write(fill)
+        assert await database.read(found) == [("n1", 1 << 40, b"\1")]
+        altered = "ALTER TABLE numbers ALTER name TYPE varchar(100)"
+        await other.write(lambda c: c.exec_driver_sql(altered))
+        for run in (database.read, database.write):
+            assert await run(found) == [("n1", 1 << 40, b"\1")]
+    finally:
+        await database.close()
+        await other.close()

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from tunnel_proxies import Behind, eventually, new_root, running_proxy
 from tunnel_store import digests, sender, store
 
-from imaging_ingestion.tunnel.error import SettingsError
+from imaging_ingestion.nats_client.settings import SettingsError
 from imaging_ingestion.tunnel.metrics import TunnelMetrics
 from imaging_ingestion.tunnel.proxy import Proxy
 from imaging_ingestion.tunnel.settings import proxy_settings

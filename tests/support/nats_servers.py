@@ -69,11 +69,15 @@ class NatsServer:
             return False
 
 
+def _jetstream(folder: str) -> str:
+    return f'jetstream {{ store_dir: "{folder}/jetstream", max_file_store: 4G }}\n'
+
+
 @contextmanager
-def nats_server(config: str = "") -> Iterator[NatsServer]:
-    """A single server."""
+def nats_server(config: str = "", *, jetstream: bool = False) -> Iterator[NatsServer]:
+    """A single server, which keeps streams in its folder if that is asked for."""
     with tempfile.TemporaryDirectory(prefix="nats") as folder:
-        server = NatsServer(Path(folder), config)
+        server = NatsServer(Path(folder), config + (_jetstream(folder) if jetstream else ""))
         try:
             yield server.start()
         finally:
@@ -81,7 +85,7 @@ def nats_server(config: str = "") -> Iterator[NatsServer]:
 
 
 @contextmanager
-def nats_cluster(size: int = 3) -> Iterator[list[NatsServer]]:
+def nats_cluster(size: int = 3, *, jetstream: bool = False) -> Iterator[list[NatsServer]]:
     """Servers that know each other."""
     routes = [free_port() for _ in range(size)]
     others = ", ".join(f'"nats-route://127.0.0.1:{port}"' for port in routes)
@@ -92,7 +96,7 @@ def nats_cluster(size: int = 3) -> Iterator[list[NatsServer]]:
             config = (
                 f"server_name: n{number}\n"
                 f'cluster {{ name: c, listen: "127.0.0.1:{route}", routes: [{others}] }}\n'
-            )
+            ) + (_jetstream(folder) if jetstream else "")
             server = NatsServer(Path(folder), config)
             stack.callback(server.kill)
             servers.append(server.start())

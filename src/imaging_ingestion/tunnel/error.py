@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from imaging_ingestion.tunnel.frame import Reason
 
 
@@ -13,11 +11,3 @@ class TunnelError(Exception):
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text or reason.word.replace("_", " "))
         self.reason = reason
-
-
-class SettingsError(ValueError):
-    """Settings that cannot be used; `problems` are sentences that name the settings."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)

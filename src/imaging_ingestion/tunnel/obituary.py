@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from imaging_ingestion.tunnel.connection import NatsConnection
+from imaging_ingestion.nats_client.connection import NatsConnection
+from imaging_ingestion.nats_client.settings import NatsSettings
 from imaging_ingestion.tunnel.frame import NO_HALF, Frame, Kind, encode, introduce
-from imaging_ingestion.tunnel.settings import NatsSettings
 from imaging_ingestion.tunnel.subjects import Subjects
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from imaging_ingestion.tunnel.connection import NatsConnection
+from imaging_ingestion.nats_client.connection import NatsConnection
 from imaging_ingestion.tunnel.error import TunnelError
 from imaging_ingestion.tunnel.frame import (
     Frame,

@@ -29,16 +29,18 @@ from imaging_ingestion.dimse.rejection import (
     TEMPORARY_CONGESTION,
     describe_rejection,
 )
+from imaging_ingestion.nats_client.connection import NatsConnection
+from imaging_ingestion.nats_client.settings import SettingsError
 from imaging_ingestion.tunnel.arrival import Arrival
-from imaging_ingestion.tunnel.connection import NatsConnection
 from imaging_ingestion.tunnel.endpoint import TunnelStream
-from imaging_ingestion.tunnel.error import SettingsError, TunnelError
+from imaging_ingestion.tunnel.error import TunnelError
 from imaging_ingestion.tunnel.frame import Reason
 from imaging_ingestion.tunnel.metrics import TunnelMetrics
 from imaging_ingestion.tunnel.relay import Relay, Side
 from imaging_ingestion.tunnel.settings import ProxySettings, Target
 from imaging_ingestion.tunnel.titles import Titles, is_same, rename
 from imaging_ingestion.tunnel.tunnel import Tunnel
+from imaging_ingestion.workers.turns import Entrance, accept
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -73,9 +75,12 @@ class Proxy:
         metrics: TunnelMetrics,
         *,
         process_id: bytes | None = None,
+        entrance: Entrance | None = None,
     ) -> None:
-        """Raises SettingsError."""
+        """With an `entrance` it accepts there, as other processes do. Raises SettingsError."""
         self.settings = settings
+        self._entrance = entrance
+        self._turn = None if entrance is None else entrance.turn
         self.port = settings.port
         self._relays: set[Relay] = set()
         #: Those that have not asked for an association yet, in the order they came.
@@ -126,9 +131,12 @@ class Proxy:
             await self._server_tls.current()
         if self._spool is not None:
             await self._spool.start()
-        self._sockets = await listening_sockets(
-            self.settings.host, self.settings.port, reuse_port=False
-        )
+        if self._entrance is not None:
+            self._sockets = list(self._entrance.sockets)
+        else:
+            self._sockets = await listening_sockets(
+                self.settings.host, self.settings.port, reuse_port=False
+            )
         self.port = int(self._sockets[0].getsockname()[1])
         self.tunnel.start()
         for listening in self._sockets:
@@ -159,6 +167,8 @@ class Proxy:
             await asyncio.wait(self._tasks)
 
     async def _stop_listening(self) -> None:
+        if self._turn is not None:
+            self._turn.leave()
         for task in self._accepting:
             task.cancel()
         if self._accepting:
@@ -186,10 +196,9 @@ class Proxy:
     # ---- local peers call
 
     async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, address = await loop.sock_accept(listening)
+                connection, address = await accept(listening, self._turn)
             except OSError as error:
                 if error.errno in _SHORTAGES:
                     log.warning("proxy.not_accepted", why=str(error))
@@ -208,6 +217,7 @@ class Proxy:
                 on_request=self._requested,
             )
             self._relays.add(relay)
+            self._count()
             self._waiting[relay] = None
             self._begin(self._connect_accepted(relay, connection, f"{address[0]}:{address[1]}"))
 
@@ -374,7 +384,12 @@ class Proxy:
             log.warning("proxy.ended_in_the_middle", peer=relay.peer, why=relay.why)
         self._relays.discard(relay)
         self._waiting.pop(relay, None)
+        self._count()
         self._gone.set()
+
+    def _count(self) -> None:
+        if self._turn is not None:
+            self._turn.have(self.associations)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -11,12 +11,13 @@ await service.stop()
 from __future__ import annotations
 
 from imaging_ingestion.association.listener import Listener
+from imaging_ingestion.nats_client.connection import NatsConnection
+from imaging_ingestion.nats_client.settings import NatsSettings
 from imaging_ingestion.tunnel.arrival import Arrival
-from imaging_ingestion.tunnel.connection import NatsConnection
 from imaging_ingestion.tunnel.endpoint import TunnelStream
 from imaging_ingestion.tunnel.link import TunnelLink
 from imaging_ingestion.tunnel.metrics import TunnelMetrics
-from imaging_ingestion.tunnel.settings import NatsSettings, TunnelSettings
+from imaging_ingestion.tunnel.settings import TunnelSettings
 from imaging_ingestion.tunnel.subjects import Subjects
 from imaging_ingestion.tunnel.titles import Titles, rename
 from imaging_ingestion.tunnel.tunnel import Tunnel

@@ -9,13 +9,13 @@ from typing import Final, TypeVar
 
 from imaging_ingestion.dimse.error import EncodingError
 from imaging_ingestion.dimse.pdu import check_ae_title
-from imaging_ingestion.tunnel.error import SettingsError
-from imaging_ingestion.tunnel.spool.settings import SpoolSettings, read_quantity
+from imaging_ingestion.nats_client.settings import NatsSettings, SettingsError, server_urls
+from imaging_ingestion.resources.quantity import read_quantity
+from imaging_ingestion.tunnel.spool.settings import SpoolSettings
 from imaging_ingestion.tunnel.stream import StreamSettings
 from imaging_ingestion.tunnel.subjects import Channel, Subjects, as_channel, is_root
 
 DIMSE_PORT: Final = 11112
-NATS_PORT: Final = 4222
 DEFAULT_ROOT: Final = "DIMSE"
 #: A proxy's channel, and the one of a DIMSE ingestion service: what talks to each other by default.
 PROXY_CHANNEL: Final[Channel] = "A"
@@ -26,28 +26,6 @@ SMALLEST_CHUNK: Final = 1 << 10
 SMALLEST_WINDOW: Final = 256 << 10
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class NatsSettings:
-    """How to reach NATS, and as whom. Files are read anew for each connection.
-
-    `servers` are URLs with scheme `nats` or `tls`. `ca`: certificates that are trusted (None: those
-    of the operating system). One of these says who we are: `credentials` (JWT and seed),
-    `nkey_seed`, `user` with `password`, `token`; for a JWT that is no user's of NATS see `auth`.
-    """
-
-    servers: tuple[str, ...] = ("nats://localhost:4222",)
-    tls: bool = False
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    token_file: Path | None = None
-    nkey_seed: Path | None = None
-    credentials: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,34 +100,6 @@ def service_settings(values: Mapping[str, str]) -> tuple[NatsSettings, Subjects,
     found = _nats(read), _subjects(read, SERVICE_CHANNEL), _tunnel(read)
     read.done()
     return found
-
-
-def server_urls(text: str, *, tls: bool) -> tuple[str, ...]:
-    """The servers of a list, separated by commas or blanks. Raises ValueError."""
-    urls = []
-    for word in text.replace(",", " ").split():
-        scheme, has_scheme, rest = word.partition("://")
-        if not has_scheme:
-            scheme, rest = ("tls" if tls else "nats"), word
-        if scheme not in {"nats", "tls"}:
-            raise ValueError(f"{scheme}:// is not spoken; nats:// or tls://")
-        host, port = _host_and_port(rest.rstrip("/"))
-        urls.append(f"{scheme}://{host}:{port}")
-    if not urls:
-        raise ValueError("HOST:PORT of a NATS server was expected")
-    return tuple(urls)
-
-
-def _host_and_port(text: str) -> tuple[str, int]:
-    """Raises ValueError."""
-    if "@" in text:
-        raise ValueError("user and password have settings of their own, for an URL is logged")
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        host, port = text, str(NATS_PORT)
-    if not host or "/" in host or not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{text!r} is no HOST:PORT")
-    return host, int(port)
 
 
 def _nats(read: _Reader) -> NatsSettings:

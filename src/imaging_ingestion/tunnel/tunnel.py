@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import structlog
 
-from imaging_ingestion.tunnel.connection import NO_RESPONDERS, Message, NatsConnection
+from imaging_ingestion.nats_client.connection import NO_RESPONDERS, Message, NatsConnection
 from imaging_ingestion.tunnel.endpoint import TunnelStream
 from imaging_ingestion.tunnel.error import TunnelError
 from imaging_ingestion.tunnel.frame import (

@@ -7,14 +7,12 @@ from nats_identities import service_account_token
 
 from imaging_ingestion.dimse.pdu import decode_pdu, encode_pdu
 from imaging_ingestion.dimse.requestor import Proposal, build_request
+from imaging_ingestion.nats_client.auth import credentials, user_of
+from imaging_ingestion.nats_client.settings import NatsSettings, SettingsError, server_urls
 from imaging_ingestion.resources.models import DimseIngestionServiceSpec, DimseProxySpec
 from imaging_ingestion.resources.nats_values import nats_values, proxy_values
-from imaging_ingestion.tunnel.error import SettingsError
-from imaging_ingestion.tunnel.nats_auth import credentials, user_of
 from imaging_ingestion.tunnel.settings import (
-    NatsSettings,
     proxy_settings,
-    server_urls,
     service_settings,
 )
 from imaging_ingestion.tunnel.subjects import Subjects, is_root

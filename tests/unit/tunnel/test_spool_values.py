@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from imaging_ingestion.dimse.command import CStoreRequest
-from imaging_ingestion.tunnel.error import SettingsError
+from imaging_ingestion.nats_client.settings import SettingsError
+from imaging_ingestion.resources.quantity import read_quantity
 from imaging_ingestion.tunnel.settings import proxy_settings
 from imaging_ingestion.tunnel.spool.courtesy import Courtesy
 from imaging_ingestion.tunnel.spool.origin import Origin
-from imaging_ingestion.tunnel.spool.settings import SpoolSettings, read_quantity
+from imaging_ingestion.tunnel.spool.settings import SpoolSettings
 
 NATS = {"DIMSE_NATS_URL": "localhost"}
 

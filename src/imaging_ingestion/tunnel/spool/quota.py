@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from imaging_ingestion.storage.space import (
+    ListedObject,
     ObjectMissingError,
     ObjectReader,
     ObjectWriter,
@@ -120,6 +121,10 @@ class SpoolSpace:
     def names(self) -> AsyncIterator[str]:
         """See `Space.names`: those of all parts."""
         return self._space.names()
+
+    def objects(self) -> AsyncIterator[ListedObject]:
+        """See `Space.objects`: those of all parts."""
+        return self._space.objects()
 
 
 class _Writer:

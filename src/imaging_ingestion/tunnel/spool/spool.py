@@ -33,13 +33,13 @@ from imaging_ingestion.events.broker import Subscription
 from imaging_ingestion.events.model import DICOM_AVAILABLE
 from imaging_ingestion.events.retry import RetryPolicy
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome, StoreResult
-from imaging_ingestion.intake import Intake
+from imaging_ingestion.intake import Intake, IntakeSettings
 from imaging_ingestion.manifest.database import SqliteDatabase
 from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import NewerSchemaError, migrate
 from imaging_ingestion.manifest.spooled import backlog, kept, known_objects, prune, revive
+from imaging_ingestion.nats_client.settings import SettingsError
 from imaging_ingestion.storage.directory import DirectorySpace
-from imaging_ingestion.tunnel.error import SettingsError
 from imaging_ingestion.tunnel.spool.courtesy import Courtesy
 from imaging_ingestion.tunnel.spool.forward import Forwarder
 from imaging_ingestion.tunnel.spool.metrics import SpoolMetrics
@@ -62,6 +62,8 @@ _PRUNE: Final = 60.0
 #: each would halve the rate at which they are taken in (benchmarks/spool.py).
 _PACE: Final = 0.5
 _PRUNED: Final = 1000  # at once
+#: Nobody reads what was replaced, and the quota counts it.
+_INTAKE: Final = IntakeSettings(removes_replaced=True)
 _SWEPT: Final = 500
 
 
@@ -149,7 +151,7 @@ class Spool:
         found = self._intakes.get(title)
         if found is None and len(self._intakes) < _TITLES:
             space = SpoolSpace(title, self._directory, self.quota)
-            found = self._intakes[title] = Intake(space, self._broker)
+            found = self._intakes[title] = Intake(space, self._broker, _INTAKE)
         return found
 
     async def prune(self) -> None:

@@ -1,8 +1,8 @@
-"""The one connection to NATS of a process: made, kept, and made again.
+"""A connection to NATS: made, kept, and made again.
 
 nats-py reconnects by itself as long as it understands what happened. What it does not (a server
 that says that our credentials have expired, for one) ends its client; then there is a new one.
-While there is no connection nothing is kept to be sent: the streams know what has not arrived.
+While there is no connection nothing is kept to be sent: those who use it know what has not arrived.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
-from imaging_ingestion.tunnel.nats_auth import credentials, tls_context
-from imaging_ingestion.tunnel.settings import NatsSettings
+from imaging_ingestion.nats_client.auth import credentials, tls_context
+from imaging_ingestion.nats_client.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
 
@@ -70,8 +70,10 @@ class Watcher(Protocol):
 class NatsConnection:
     """A connection to NATS. Give `watcher` and subscriptions before `start`."""
 
-    def __init__(self, settings: NatsSettings, name: str, inbox: str) -> None:
-        """Raises SettingsError if files cannot be used."""
+    def __init__(
+        self, settings: NatsSettings, name: str, inbox: str, *, events: str = "tunnel"
+    ) -> None:
+        """`events` is the first word of what it logs. Raises SettingsError for unusable files."""
         self.watcher: Watcher | None = None
         self.is_up = False
         self.reconnects = 0
@@ -79,17 +81,24 @@ class NatsConnection:
         self._options = credentials(settings)
         self._context = tls_context(settings)
         self._name = name
+        self._events = events
         self._inbox = inbox
         self._subscriptions: list[tuple[str, str, Handler]] = []
         self._client: _Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
+        self._is_over = False
         self._told: dict[str, float] = {}
 
     @property
     def max_payload(self) -> int:
         """Bytes of a message, at most, as the server says."""
         return self._client.max_payload if self._client is not None else 1 << 20
+
+    @property
+    def client(self) -> Client | None:
+        """The client of nats-py while there is a connection."""
+        return self._client if self.is_up else None
 
     @property
     def server(self) -> str:
@@ -113,7 +122,7 @@ class NatsConnection:
         try:
             await client.publish(subject, payload, reply)
         except (errors.Error, OSError) as error:
-            self._tell("tunnel.not_published", error)
+            self._tell(f"{self._events}.not_published", error)
             return False
         return self.is_up
 
@@ -141,6 +150,9 @@ class NatsConnection:
             if self.watcher is not None:
                 self.watcher.link_is_down()
         if self._task is not None:
+            # The library swallows a cancellation that comes while it connects.
+            self._is_over = True
+            self._ended.set()
             self._task.cancel()
             await asyncio.wait({self._task})
         await self._drop()
@@ -148,18 +160,20 @@ class NatsConnection:
     # ---- its own
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_over:
             self._ended.clear()
             client = _Client(self._settings.tls)
             self._client = client
             try:
                 await self._connect(client)
                 await self._ended.wait()
+                if self._is_over:
+                    return
                 self._went_down("the server ended the connection")
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, there must be a next time
-                self._tell("tunnel.nats_not_connected", error)
+                self._tell(f"{self._events}.nats_not_connected", error)
             await self._drop()
             await asyncio.sleep(_WAIT)
 
@@ -201,14 +215,14 @@ class NatsConnection:
     def _came_up(self) -> None:
         self.is_up = True
         self._told.clear()
-        log.info("tunnel.nats_connected", server=self.server)
+        log.info(f"{self._events}.nats_connected", server=self.server)
         if self.watcher is not None:
             self.watcher.link_is_up()
 
     def _went_down(self, why: str) -> None:
         if self.is_up:
             self.is_up = False
-            log.warning("tunnel.nats_lost", why=why)
+            log.warning(f"{self._events}.nats_lost", why=why)
             if self.watcher is not None:
                 self.watcher.link_is_down()
 
@@ -216,9 +230,11 @@ class NatsConnection:
         if isinstance(error, errors.SlowConsumerError):
             if self.watcher is not None:
                 self.watcher.link_dropped()
-            self._tell("tunnel.message_dropped", error)
+            self._tell(f"{self._events}.message_dropped", error)
         elif not isinstance(error, errors.UnexpectedEOF):  # `_went_down` tells it
-            name = "tunnel.nats_error" if self.is_up else "tunnel.nats_not_connected"
+            name = (
+                f"{self._events}.nats_error" if self.is_up else f"{self._events}.nats_not_connected"
+            )
             self._tell(name, error)
 
     async def _disconnected(self) -> None:

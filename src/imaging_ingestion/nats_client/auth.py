@@ -15,8 +15,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from imaging_ingestion.tunnel.error import SettingsError
-from imaging_ingestion.tunnel.settings import NatsSettings
+from imaging_ingestion.nats_client.settings import NatsSettings, SettingsError
 
 
 def user_of(token: str) -> str | None:

@@ -36,7 +36,7 @@ from imaging_ingestion.manifest.event_data import RootsOf, event_of, with_data
 log = structlog.get_logger(__name__)
 
 #: How long a claimed delivery belongs to its process without a sign of life.
-LEASE = timedelta(seconds=30)
+LEASE = timedelta(seconds=10)
 #: How often a dispatcher looks for work that another process left: commits here wake it at once.
 POLL = timedelta(seconds=1)
 #: How long `stop` waits for handlers before it gives their deliveries back.
@@ -73,14 +73,20 @@ class Dispatcher:
         subscription: Subscription,
         handler: Handler,
         on_logged: Callable[[], None],
+        *,
+        reads_log: bool = True,
     ) -> None:
-        """`on_logged` is called after each commit that adds to the log."""
+        """`on_logged` is called after each commit that adds to the log.
+
+        Without `reads_log` somebody else makes deliveries of log entries (an `Inbox`).
+        """
         self._database = database
         self._settings = settings
         self._clock = clock
         self._subscription = subscription
         self._handler = handler
         self._on_logged = on_logged
+        self._reads_log = reads_log
         self._lease = settings.lease // _MICROSECOND
         self._wake = asyncio.Event()
         self._stopping = False
@@ -88,7 +94,7 @@ class Dispatcher:
         # By number in the log: what is being tried, or has been and is not written down yet.
         self._in_hand: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
         self._ended: list[Result] = []  # tries to be written down
-        self._news = True  # the log may have grown since it was fanned out
+        self._news = reads_log  # the log may have grown since it was fanned out
         self._more = False  # the last turn left something due
         self._scanned = 0  # how far the log was looked at in vain
         self._looked_at = 0.0  # when, on the loop's clock
@@ -97,8 +103,8 @@ class Dispatcher:
         self._random = random.SystemRandom()  # claims, jitter
 
     def wake(self) -> None:
-        """The log has grown."""
-        self._news = True
+        """The log has grown, or the ledger."""
+        self._news = self._reads_log
         loop = asyncio.get_running_loop()
         early = self._turned_at + self._subscription.pace - loop.time()
         if early <= 0:
@@ -178,7 +184,7 @@ class Dispatcher:
         poll = self._settings.poll.total_seconds()
         loop_time = self._turned_at = asyncio.get_running_loop().time()
         if loop_time - self._looked_at >= poll:
-            self._news = True  # another process may have logged something
+            self._news = self._reads_log  # another process may have logged something
         if not ended and not self._more:
             self._looked_at = loop_time
             outlook = await self._look()
@@ -206,6 +212,14 @@ class Dispatcher:
         return 0 if self._more or claims or ended else poll
 
     async def _look(self) -> Outlook:
+        if not self._reads_log:
+            due = await self._database.read(
+                deliveries.next_due,
+                self._name,
+                tuple(self._in_hand),
+                by_study=self._subscription.by_study,
+            )
+            return Outlook(False, 0, due)
         outlook = await self._database.read(
             deliveries.outlook,
             self._name,

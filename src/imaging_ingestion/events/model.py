@@ -5,6 +5,7 @@ The payloads are upstream's, field for field (docs/events.md); fields may be add
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +14,12 @@ import msgspec
 IMAGE_STORED = "ImageStoredEvent"
 DICOM_AVAILABLE = "DicomAvailableEvent"
 STUDY_REVISION = "StudyRevisionEvent"
+#: Ours: a delivery was given up. For whoever watches a broker; bindings do not get it.
+DELIVERY_FAILED = "DeliveryFailedEvent"
+
+JSON = "application/json"
+#: Our extension attribute: the event's number in the log that it comes from.
+LOG_NUMBER = "lognumber"
 
 
 class ChangeKind(StrEnum):
@@ -25,6 +32,8 @@ class ChangeKind(StrEnum):
     PUBLISHED = "published"  # an event given to the broker from outside
     DELIVERED = "delivered"  # a binding's target has it
     FAILED = "failed"  # a delivery was given up: a dead letter
+    QUARANTINED = "quarantined"  # an instance was kept aside; nothing else changed
+    DISCARDED = "discarded"  # an instance that was kept aside was given up
 
 
 class Element(msgspec.Struct, frozen=True):
@@ -124,11 +133,26 @@ class StudyRevision(msgspec.Struct, frozen=True, rename="camel"):
     change_set: ChangeSet
 
 
+class DeliveryFailed(msgspec.Struct, frozen=True, rename="camel"):
+    """Data of a DeliveryFailedEvent: which event of our log was given up for whom, and why.
+
+    `reason` is the target's last answer, or what went wrong: it may name the patient.
+    """
+
+    binding: str
+    attempts: int
+    reason: str
+    event_id: str
+    event_source: str
+    number: int  # of the event in the log
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """A CloudEvent (1.0) in memory, whatever transport it came by.
 
-    `data` is JSON text, or None when `dataref` (claim check) tells where it is. `space`,
-    `study_instance_uid` and `provider` are what the platform routes by.
+    `data` is JSON text, or None when `dataref` (claim check) tells where it is; what came from
+    outside may be of another `content_type`. `space`, `study_instance_uid` and `provider` are what
+    the platform routes by.
     """
 
     id: str
@@ -144,7 +168,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     series_instance_uid: str | None = None
     sop_instance_uid: str | None = None
     provider: str = ""
-    seq: int | None = None  # number in the log, if it came from there
+    seq: int | None = None  # number in the log of its source, if it came from there
+    content_type: str | None = None  # of the data (datacontenttype); None is application/json
+    #: Context attributes that nothing here reads, by name, as their canonical strings.
+    extensions: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def partition_key(self) -> str | None:
@@ -160,12 +187,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
             "type": self.type,
             "subject": self.subject,
             "time": self.time,
-            "datacontenttype": None if self.data is None else "application/json",
+            "datacontenttype": None if self.data is None else self.content_type or JSON,
             "dataref": self.dataref,
             "partitionkey": self.partition_key,
             "traceparent": self.traceparent,
+            LOG_NUMBER: None if self.seq is None else str(self.seq),
         }
-        return {name: value for name, value in attributes.items() if value}
+        return {**self.extensions, **{name: value for name, value in attributes.items() if value}}
 
     def json(self) -> Any:
         """The data as plain Python values; None without data."""

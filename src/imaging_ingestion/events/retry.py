@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +34,17 @@ class RetryPolicy:
         if retry_after is not None:  # later by chance, never earlier than wished
             delay = max(delay, min(retry_after, self.longest) * (1 + self.jitter * random))
         return delay
+
+
+def retry_after_seconds(value: str | None, now: datetime | None = None) -> float | None:
+    """The seconds that a Retry-After header asks for (RFC 9110 10.2.3); None if it says nothing."""
+    value = (value or "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:15])
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        return None
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())

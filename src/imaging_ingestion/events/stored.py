@@ -29,7 +29,11 @@ class StoredInstance(msgspec.Struct, frozen=True, kw_only=True):
     instance: dict[str, str | int | None]
     metadata_zstd: bytes  # the data set as zstd-compressed DICOM JSON
     conflict_policy: str = "replace"  # ConflictPolicy of the space
+    patient_conflict_policy: str = "accept"  # PatientConflictPolicy of the space
     traceparent: str | None = None
+    #: When its object was written (microseconds since the epoch), of one that was found in a space
+    #: and did not just arrive.
+    stored_at: int | None = None
 
 
 class ConflictPolicy(StrEnum):
@@ -37,6 +41,21 @@ class ConflictPolicy(StrEnum):
 
     REPLACE = "replace"
     KEEP = "keep"
+    QUARANTINE = "quarantine"  # kept aside, until somebody decides
+
+
+class PatientConflictPolicy(StrEnum):
+    """What happens with an instance whose patient data contradicts what its study has."""
+
+    ACCEPT = "accept"  # the study has what came last
+    QUARANTINE = "quarantine"
+
+
+class QuarantineReason(StrEnum):
+    """Why an instance was kept aside."""
+
+    CONTENT = "content"  # the space has other bytes for its SOP Instance UID
+    PATIENT = "patient"  # its study has another patient
 
 
 class StoreResult(StrEnum):
@@ -46,13 +65,15 @@ class StoreResult(StrEnum):
     REPLACED = "REPLACED"
     UNCHANGED = "UNCHANGED"  # identical bytes were there already
     KEPT = "KEPT"  # other bytes were there already and the space keeps the first
+    QUARANTINED = "QUARANTINED"  # kept aside: what the space has is unchanged
 
 
 class StoreOutcome(msgspec.Struct, frozen=True):
     """The manifest's answer about one stored instance.
 
-    `garbage` is the object name that nothing refers to any more after the transaction (the
-    replaced object, or the refused new one), or None.
+    `garbage` is the object name that nothing refers to any more after the transaction, or None: the
+    new one itself, which whoever put it removes at once; or one that was live, which readers may
+    have in hand and which the table `object_removal` has.
     """
 
     result: StoreResult

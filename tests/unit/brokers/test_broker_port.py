@@ -1,4 +1,4 @@
-"""The embedded broker: every event reaches every subscription, whatever happens on the way."""
+"""The broker port: every event reaches every subscription, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from brokers_under_test import BrokerOn
 from event_core import (
     SECOND,
     ManualClock,
@@ -21,14 +22,12 @@ from event_core import (
     published,
     record,
     running,
-    settings,
     states,
     stored,
     until,
 )
 from structlog.testing import capture_logs
 
-from imaging_ingestion.brokers.embedded import EmbeddedBroker
 from imaging_ingestion.events.broker import (
     Delivered,
     RefusedError,
@@ -46,8 +45,8 @@ from imaging_ingestion.events.retry import RetryPolicy
 from imaging_ingestion.manifest import changes, deliveries, revision
 from imaging_ingestion.manifest import database as database_module
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.migrate import migrate
-from imaging_ingestion.manifest.record import delete_instances
 from imaging_ingestion.manifest.schema import delivery
 from imaging_ingestion.manifest.schema import subscription as subscribed
 
@@ -56,19 +55,6 @@ EXACT = RetryPolicy(first=1.0, longest=900.0, attempts=4, jitter=0.0)
 
 def subscription(name: str = "b", event_type: str = DICOM_AVAILABLE, **fields: Any) -> Subscription:
     return Subscription(**{"name": name, "event_type": event_type, "retry": EXACT, **fields})
-
-
-def broker_on(
-    database: Database,
-    *subscribed: tuple[Subscription, Target],
-    clock: ManualClock | None = None,
-    **fields: Any,
-) -> EmbeddedBroker:
-    more = {} if clock is None else {"clock": clock}
-    broker = EmbeddedBroker(database, settings(**fields), **more)
-    for one, target in subscribed:
-        broker.subscribe(one, target)
-    return broker
 
 
 def ids(*sops: str, version: int = 1) -> list[str]:
@@ -105,7 +91,7 @@ def settled(database: Database, name: str = "b") -> Callable[[], Any]:
 
 
 async def test_what_is_accepted_reaches_every_subscription_that_wants_it(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     everything, some, images, studies = Target(), Target(), Target(), Target()
     broker = broker_on(
@@ -138,6 +124,7 @@ async def test_what_is_accepted_reaches_every_subscription_that_wants_it(
         "datacontenttype": "application/json",
         "partitionkey": "1",
         "traceparent": trace,
+        "lognumber": str(first.seq),
     }
     identities = {(e.source, e.id) for e in (*everything.taken, *images.taken)}
     assert len(identities) == 4  # E1
@@ -149,7 +136,7 @@ async def test_what_is_accepted_reaches_every_subscription_that_wants_it(
 
 
 async def test_a_failed_try_is_repeated_with_growing_delays_until_it_succeeds(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     clock = ManualClock()
     target = Target(failing(lambda: TryAgainError("503: busy"), times=2))
@@ -179,7 +166,9 @@ async def tried_times(database: Database, attempts: int) -> list[Any] | None:
     return await ledger_of(database) if await database.read(waiting) else None
 
 
-async def test_a_target_that_says_when_is_not_asked_before(database: Database) -> None:
+async def test_a_target_that_says_when_is_not_asked_before(
+    database: Database, broker_on: BrokerOn
+) -> None:
     clock = ManualClock()
     wish = TryAgainError("429", retry_after=120.0)
     target = Target(failing(lambda: wish, times=1))
@@ -192,7 +181,9 @@ async def test_a_target_that_says_when_is_not_asked_before(database: Database) -
         await until(settled(database))
 
 
-async def test_what_a_target_refuses_is_a_dead_letter_with_its_answer(database: Database) -> None:
+async def test_what_a_target_refuses_is_a_dead_letter_with_its_answer(
+    database: Database, broker_on: BrokerOn
+) -> None:
     target = Target(failing(lambda: RefusedError('409: {"title":"no"}')))
     broker = broker_on(database, (subscription(), target))
     async with running(broker):
@@ -214,7 +205,7 @@ async def test_what_a_target_refuses_is_a_dead_letter_with_its_answer(database: 
     ],
 )
 async def test_what_fails_too_often_is_given_up(
-    database: Database, error: Exception, answer: str
+    database: Database, error: Exception, answer: str, broker_on: BrokerOn
 ) -> None:
     target = Target(failing(lambda: error))
     quick = RetryPolicy(first=0.001, attempts=4)
@@ -231,7 +222,9 @@ async def test_what_fails_too_often_is_given_up(
     assert not [line for line in lines if "busy" in str(line) or "modality" in str(line)]
 
 
-async def test_a_replay_delivers_dead_letters_and_delivers_anew(database: Database) -> None:
+async def test_a_replay_delivers_dead_letters_and_delivers_anew(
+    database: Database, broker_on: BrokerOn
+) -> None:
     target = Target(failing(lambda: RefusedError("409"), times=1))
     broker = broker_on(database, (subscription(), target))
     async with running(broker):
@@ -251,7 +244,9 @@ async def test_a_replay_delivers_dead_letters_and_delivers_anew(database: Databa
     assert await states(database, "b") == {"delivered": 5}
 
 
-async def test_no_more_run_at_once_than_the_subscription_says(database: Database) -> None:
+async def test_no_more_run_at_once_than_the_subscription_says(
+    database: Database, broker_on: BrokerOn
+) -> None:
     target = Target()
     target.gate.clear()
     broker = broker_on(database, (subscription(concurrency=3), target))
@@ -266,7 +261,7 @@ async def test_no_more_run_at_once_than_the_subscription_says(database: Database
     assert sorted(target.ids) == sorted(ids(*(str(n) for n in range(20))))
 
 
-async def test_one_that_hangs_holds_up_no_other(database: Database) -> None:
+async def test_one_that_hangs_holds_up_no_other(database: Database, broker_on: BrokerOn) -> None:
     target = Target()
     hanging = asyncio.Event()
 
@@ -275,8 +270,7 @@ async def test_one_that_hangs_holds_up_no_other(database: Database) -> None:
             await hanging.wait()
         return await target(event)
 
-    broker = EmbeddedBroker(database, settings())
-    broker.subscribe(subscription(concurrency=2), handler)
+    broker = broker_on(database, (subscription(concurrency=2), handler))
     async with running(broker):
         await asyncio.gather(*(broker.accept(stored(str(n))) for n in range(10)))
         await until(lambda: len(target.taken) == 9)
@@ -284,7 +278,9 @@ async def test_one_that_hangs_holds_up_no_other(database: Database) -> None:
         await until(settled(database))
 
 
-async def test_the_contents_of_an_instance_arrive_in_their_order(database: Database) -> None:
+async def test_the_contents_of_an_instance_arrive_in_their_order(
+    database: Database, broker_on: BrokerOn
+) -> None:
     target = Target(failing(lambda: TryAgainError("503"), times=1))
     quick = RetryPolicy(first=0.001, attempts=9)
     broker = broker_on(database, (subscription(concurrency=8, retry=quick), target))
@@ -298,7 +294,7 @@ async def test_the_contents_of_an_instance_arrive_in_their_order(database: Datab
 
 
 async def test_a_new_subscription_begins_at_the_end_of_the_log_and_goes_on_where_it_was(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     await record(database, stored("1"))
     target = Target()
@@ -312,7 +308,9 @@ async def test_a_new_subscription_begins_at_the_end_of_the_log_and_goes_on_where
     assert target.ids == ids("2", "3")
 
 
-async def test_a_binding_that_left_the_site_holds_nobody_up(database: Database) -> None:
+async def test_a_binding_that_left_the_site_holds_nobody_up(
+    database: Database, broker_on: BrokerOn
+) -> None:
     gone = broker_on(
         database, (subscription("gone"), Target(failing(lambda: TryAgainError("503"))))
     )
@@ -329,7 +327,7 @@ async def test_a_binding_that_left_the_site_holds_nobody_up(database: Database) 
 
 
 async def test_an_event_from_outside_is_delivered_once_by_source_and_id(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     target = Target()
     broker = broker_on(database, (subscription(event_type="SomethingEvent", concurrency=1), target))
@@ -353,7 +351,7 @@ async def test_an_event_from_outside_is_delivered_once_by_source_and_id(
 
 @pytest.mark.parametrize("lacking", ["id", "source", "type"])
 async def test_an_event_without_identity_is_refused(  # E1, E8
-    database: Database, lacking: str
+    database: Database, lacking: str, broker_on: BrokerOn
 ) -> None:
     broker = broker_on(database)
     with pytest.raises(ValueError, match="an id, a source and a type"):
@@ -361,14 +359,14 @@ async def test_an_event_without_identity_is_refused(  # E1, E8
     assert await database.read(changes.last_seq) == 0
 
 
-async def test_a_name_can_be_subscribed_once(database: Database) -> None:
+async def test_a_name_can_be_subscribed_once(database: Database, broker_on: BrokerOn) -> None:
     broker = broker_on(database, (subscription(), Target()))
     with pytest.raises(ValueError, match="'b'"):
         broker.subscribe(subscription(), Target())
 
 
 async def test_a_commit_a_free_place_and_a_due_time_each_wake_the_dispatcher(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     """Polling would take an hour here."""
     target = Target(failing(lambda: TryAgainError("503"), times=1))
@@ -384,7 +382,7 @@ async def test_a_commit_a_free_place_and_a_due_time_each_wake_the_dispatcher(
 
 
 async def test_what_another_process_logs_is_seen_while_there_is_much_to_do(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     async def handler(_event: Event) -> Delivered:
         await asyncio.sleep(0.01)
@@ -392,8 +390,7 @@ async def test_what_another_process_logs_is_seen_while_there_is_much_to_do(
 
     await database.write(deliveries.subscribe, "b")
     await record(database, *(stored(str(n)) for n in range(400)))
-    broker = EmbeddedBroker(database, settings())
-    broker.subscribe(subscription(concurrency=2), handler)
+    broker = broker_on(database, (subscription(concurrency=2), handler))
     async with running(broker):
         await until(lambda: all_fanned_out(database, 400))
         await record(database, stored("late"))  # nobody tells the broker
@@ -405,7 +402,7 @@ async def all_fanned_out(database: Database, number: int) -> bool:
     return (await states(database, "b")).total() == number
 
 
-async def test_an_idle_dispatcher_writes_nothing(database: Database) -> None:
+async def test_an_idle_dispatcher_writes_nothing(database: Database, embedded_on: BrokerOn) -> None:
     class Watched:
         dialect = database.dialect
         reads = 0
@@ -423,13 +420,13 @@ async def test_an_idle_dispatcher_writes_nothing(database: Database) -> None:
             await database.close()
 
     watched = Watched()
-    async with running(broker_on(watched, (subscription(), Target()))):
+    async with running(embedded_on(watched, (subscription(), Target()))):
         await until(lambda: watched.reads > 10)
         assert watched.writes == 1  # the subscription itself
 
 
 async def test_whoever_waits_for_the_next_commit_is_told_of_every_kind(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     broker = broker_on(database, (subscription(), Target()))
     commit = broker.next_commit()
@@ -457,7 +454,9 @@ async def replicas(url: str, number: int) -> AsyncIterator[list[Database]]:
             await one.close()
 
 
-async def test_two_replicas_share_the_work_and_double_nothing(database_url: str) -> None:
+async def test_two_replicas_share_the_work_and_double_nothing(
+    database_url: str, broker_on: BrokerOn
+) -> None:
     async with replicas(database_url, 2) as databases:
         targets = [Target(), Target()]
         brokers = [
@@ -482,7 +481,9 @@ async def test_two_replicas_share_the_work_and_double_nothing(database_url: str)
         assert len(log.entries) == 240
 
 
-async def test_a_delivery_of_a_process_that_was_killed_is_made_again(database_url: str) -> None:
+async def test_a_delivery_of_a_process_that_was_killed_is_made_again(
+    database_url: str, broker_on: BrokerOn
+) -> None:
     async with replicas(database_url, 2) as databases:
         lease = timedelta(milliseconds=300)
         stuck, target = Target(), Target()
@@ -500,7 +501,7 @@ async def test_a_delivery_of_a_process_that_was_killed_is_made_again(database_ur
 
 
 async def test_a_delivery_that_kills_its_process_each_time_is_given_up(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     await database.write(deliveries.subscribe, "b")
     await record(database, stored("7"))
@@ -515,7 +516,9 @@ async def test_a_delivery_that_kills_its_process_each_time_is_given_up(
     assert target.seen == []
 
 
-async def test_a_handler_slower_than_its_lease_keeps_its_delivery(database_url: str) -> None:
+async def test_a_handler_slower_than_its_lease_keeps_its_delivery(
+    database_url: str, broker_on: BrokerOn
+) -> None:
     async with replicas(database_url, 2) as databases:
         lease = timedelta(milliseconds=300)
         target = Target()
@@ -531,7 +534,7 @@ async def test_a_handler_slower_than_its_lease_keeps_its_delivery(database_url: 
 
 
 async def test_a_clock_that_leaps_makes_no_process_deliver_twice_at_once(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     clock = ManualClock()
     target = Target()
@@ -550,7 +553,9 @@ async def test_a_clock_that_leaps_makes_no_process_deliver_twice_at_once(
     assert len(target.seen) == 3
 
 
-async def test_whoever_was_taken_for_dead_changes_nothing_any_more(database_url: str) -> None:
+async def test_whoever_was_taken_for_dead_changes_nothing_any_more(
+    database_url: str, broker_on: BrokerOn
+) -> None:
     async with replicas(database_url, 2) as databases:
         clock = ManualClock()
         frozen, target = Target(failing(lambda: RefusedError("too late"))), Target()
@@ -570,7 +575,9 @@ async def test_whoever_was_taken_for_dead_changes_nothing_any_more(database_url:
         assert [entry.kind for entry in log] == ["delivered"]
 
 
-async def test_stopping_finishes_what_it_can_and_gives_back_the_rest(database: Database) -> None:
+async def test_stopping_finishes_what_it_can_and_gives_back_the_rest(
+    database: Database, broker_on: BrokerOn
+) -> None:
     target, late = Target(), asyncio.Event()
 
     async def handler(event: Event) -> Any:
@@ -580,8 +587,8 @@ async def test_stopping_finishes_what_it_can_and_gives_back_the_rest(database: D
         return await target(event)
 
     hour = timedelta(hours=1)
-    broker = EmbeddedBroker(database, settings(grace=timedelta(milliseconds=500), lease=hour))
-    broker.subscribe(subscription(), handler)
+    grace = timedelta(milliseconds=500)
+    broker = broker_on(database, (subscription(), handler), grace=grace, lease=hour)
     await broker.start()
     await asyncio.gather(*(broker.accept(stored(str(n))) for n in range(2)))
     started = {row.event_id for row in await until(lambda: all_tried(database, 2))}
@@ -599,7 +606,9 @@ async def all_tried(database: Database, number: int) -> list[Any] | None:
     return rows if len(rows) == number and all(row.attempts for row in rows) else None
 
 
-async def test_a_large_revision_goes_as_a_reference_to_our_api(database: Database) -> None:  # E10
+async def test_a_large_revision_goes_as_a_reference_to_our_api(
+    database: Database, broker_on: BrokerOn
+) -> None:  # E10
     target = Target()
     broker = broker_on(database, (subscription(event_type=STUDY_REVISION), target))
     comment = '{"00104000":{"vr":"LT","Value":["' + "x" * 300_000 + '"]}}'
@@ -617,7 +626,7 @@ async def test_a_large_revision_goes_as_a_reference_to_our_api(database: Databas
 
 
 async def test_an_instance_that_is_gone_before_it_is_told_of_is_not_told_of(
-    database: Database,
+    database: Database, broker_on: BrokerOn
 ) -> None:
     target = Target()
     broker = broker_on(database, (subscription(event_type=IMAGE_STORED), target))
@@ -633,7 +642,7 @@ async def test_an_instance_that_is_gone_before_it_is_told_of_is_not_told_of(
 
 
 async def test_delivering_goes_on_after_postgresql_ended_every_connection(
-    postgres_database_url: str,
+    postgres_database_url: str, broker_on: BrokerOn
 ) -> None:
     database = open_database(postgres_database_url)
     outside = open_database(postgres_database_url, max_size=1)
@@ -668,7 +677,7 @@ async def test_delivering_goes_on_after_postgresql_ended_every_connection(
 
 
 async def test_a_result_that_cannot_be_written_down_holds_up_no_other(
-    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_database_url: str, monkeypatch: pytest.MonkeyPatch, broker_on: BrokerOn
 ) -> None:
     monkeypatch.setattr(deliveries, "_storable", lambda answer: answer)  # PostgreSQL has no NUL
     database = open_database(postgres_database_url)
@@ -696,7 +705,7 @@ def refuse(answer: str) -> None:
 
 
 async def test_delivering_goes_on_after_another_program_locked_the_sqlite_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker_on: BrokerOn
 ) -> None:
     monkeypatch.setattr(database_module, "SQLITE_BUSY_TIMEOUT_MS", 50)
     monkeypatch.setattr(

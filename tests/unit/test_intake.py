@@ -17,6 +17,7 @@ import zstandard
 from instances import with_uids
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
+from removals import remove_unneeded
 from structlog.testing import capture_logs
 
 from imaging_ingestion.brokers.group_commit import GroupCommit
@@ -31,6 +32,7 @@ from imaging_ingestion.events.stored import (
     StoreResult,
 )
 from imaging_ingestion.intake import Intake, IntakeRefused, IntakeSettings, Received
+from imaging_ingestion.intake import description as description_module
 from imaging_ingestion.intake import reception as reception_module
 from imaging_ingestion.manifest.database import SqliteDatabase
 from imaging_ingestion.manifest.migrate import migrate
@@ -77,6 +79,7 @@ class Bench:
         return Intake(self.space, self.broker, IntakeSettings(**settings))  # type: ignore[arg-type]
 
     async def objects(self) -> list[str]:
+        await remove_unneeded(self.database, self.space)
         return sorted([name async for name in self.space.names()])
 
     async def recorded(self) -> dict[str, sa.Row[tuple[object, ...]]]:
@@ -510,7 +513,7 @@ async def test_a_fault_of_ours_leaves_nothing(
 
     data = with_large_pixels(ct, 3 << 20)  # written to disk before it is finished
     with monkeypatch.context() as patched:
-        patched.setattr(reception_module, "columns_of", fails)
+        patched.setattr(description_module, "columns_of", fails)
         with pytest.raises(ZeroDivisionError):
             await send(bench.intake(), data)
     assert (await bench.objects(), bench.left_over(), bench.space.gathered) == ([], [], 0)

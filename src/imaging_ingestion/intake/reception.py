@@ -4,7 +4,7 @@
                                           ├─ seal      the object's bytes are all there
                                           ├─ publish   it is durable, by its name (shared by many)
                                           ├─ accept    it is recorded      (shared by many)
-                                          └─ delete    what it replaced, if anything
+                                          └─ delete    it, if nobody needs it
 
 `finish` returns only when all of it is durable: that is the acknowledgement. Until `publish`
 nothing is visible, and until `accept` nothing refers to the object.
@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
-import zstandard
 
 from imaging_ingestion.brokers.group_commit import Groups, ManifestFullError, NotAcceptedError
 from imaging_ingestion.dicom import failure_reason as reasons
@@ -31,10 +30,11 @@ from imaging_ingestion.dicom.scan import HeaderScanner, ScanLimits
 from imaging_ingestion.events.broker import Broker
 from imaging_ingestion.events.stored import (
     ConflictPolicy,
-    StoredInstance,
+    PatientConflictPolicy,
     StoreOutcome,
     StoreResult,
 )
+from imaging_ingestion.intake.description import LARGE_HEADER, Describer
 from imaging_ingestion.intake.identity import (
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
@@ -43,20 +43,18 @@ from imaging_ingestion.intake.identity import (
     usable,
 )
 from imaging_ingestion.intake.refusal import IntakeRefused
-from imaging_ingestion.manifest.attributes import columns_of
 from imaging_ingestion.storage.object_name import arrivals, object_name
 from imaging_ingestion.storage.space import ObjectWriter, SealedObject, Space, SpaceFullError
 
 log = structlog.get_logger(__name__)
 
-COMPRESSION_LEVEL = 1
-LARGE_HEADER = 1 << 20  # bytes
-LARGE_HEADERS = 4
+#: What the sender is told of an instance that is kept aside.
+ASIDE = "stored and kept aside: it contradicts what the space has, and somebody has to decide"
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The acknowledgement: the instance is durable, recorded and announced."""
+    """The acknowledgement: the instance is durable, recorded and announced; or kept aside."""
 
     result: StoreResult
     sop_class_uid: str
@@ -71,12 +69,15 @@ class IntakeSettings:
     """How a space takes instances in.
 
     `publishes_together`: objects that are ready while others get their names go together next;
-    else each goes at once.
+    else each goes at once. `removes_replaced`: where nobody reads, what was replaced goes at once;
+    else it goes some time later (`manifest.removal`).
     """
 
     conflict_policy: ConflictPolicy = ConflictPolicy.REPLACE
     scan_limits: ScanLimits = field(default_factory=ScanLimits)
     publishes_together: bool = True
+    patient_conflict_policy: PatientConflictPolicy = PatientConflictPolicy.ACCEPT
+    removes_replaced: bool = False
 
 
 class Intake:
@@ -86,13 +87,12 @@ class Intake:
         self, space: Space, broker: Broker, settings: IntakeSettings | None = None
     ) -> None:
         self.settings = settings or IntakeSettings()
-        self.large_headers = asyncio.Semaphore(LARGE_HEADERS)
         self._space = space
         self._broker = broker
         self._publishing: Groups[tuple[SealedObject, str], None] = Groups(
             self._publish_group, hopeless=lambda _error: False
         )
-        self._compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        self.describer = Describer()
         self._arrivals = arrivals()
         self._storing: set[asyncio.Task[StoreOutcome]] = set()
 
@@ -146,8 +146,7 @@ class Intake:
         traceparent: str | None,
     ) -> StoreOutcome:
         try:
-            columns = columns_of(header)
-            metadata = await self._compress(header.json)
+            description = await self.describer.describe(header, identity)
             sealed = await writer.seal()
         except BaseException:
             await writer.abort()
@@ -169,22 +168,14 @@ class Intake:
             await self._delete(name)
             await self._space.discard(sealed)
             raise
-        stored = StoredInstance(
+        stored = description.stored(
             space=self._space.name,
             provider=provider,
-            study_instance_uid=identity.study_instance_uid,
-            series_instance_uid=identity.series_instance_uid,
-            sop_instance_uid=identity.sop_instance_uid,
-            sop_class_uid=identity.sop_class_uid,
-            transfer_syntax_uid=header.transfer_syntax_uid,
             object_name=name,
             object_size=sealed.size,
             sha256=sealed.sha256,
-            study=columns.study,
-            series=columns.series,
-            instance=columns.instance,
-            metadata_zstd=metadata,
             conflict_policy=self.settings.conflict_policy,
+            patient_conflict_policy=self.settings.patient_conflict_policy,
             traceparent=traceparent,
         )
         try:
@@ -193,21 +184,15 @@ class Intake:
             await self._delete(name)
             raise
         # Any other error does not tell whether it was accepted, so the object stays.
-        if outcome.garbage is not None:
+        if outcome.garbage is not None and (
+            outcome.garbage == name or self.settings.removes_replaced
+        ):
             await self._delete(outcome.garbage)
         return outcome
 
     async def _publish_group(self, group: Sequence[tuple[SealedObject, str]]) -> Sequence[None]:
         await self._space.publish(group)
         return [None] * len(group)
-
-    async def _compress(self, json: bytes) -> bytes:
-        # A compressor serves one thread at a time: ours is for the event loop, where a header costs
-        # 0.1 ms; a large one gets its own, in another thread.
-        if len(json) <= LARGE_HEADER:
-            return self._compressor.compress(json)
-        compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
-        return await asyncio.to_thread(compressor.compress, json)
 
     async def _delete(self, name: str) -> None:
         """Remove an object that nothing refers to. If that fails, `check` finds it some day."""
@@ -269,7 +254,7 @@ class Reception:
         try:
             self._scanner.feed(data)
             if self._scanner.held > LARGE_HEADER and not self._is_large:
-                await self._intake.large_headers.acquire()
+                await self._intake.describer.large_headers.acquire()
                 self._is_large = True
             await self._writer.write(data)
         except (ScanError, OSError) as error:
@@ -321,13 +306,16 @@ class Reception:
                 identity.sop_class_uid,
                 identity.sop_instance_uid,
             )
+        warnings = identity.warnings
+        if outcome.result is StoreResult.QUARANTINED:
+            warnings = (*warnings, ASIDE)
         return Received(
             outcome.result,
             identity.sop_class_uid,
             identity.sop_instance_uid,
             identity.study_instance_uid,
             identity.series_instance_uid,
-            identity.warnings,
+            warnings,
         )
 
     def _scan_to_end(self) -> Header | None:
@@ -347,7 +335,7 @@ class Reception:
     async def _release(self, *, abort: bool = True) -> None:
         if self._is_large:
             self._is_large = False
-            self._intake.large_headers.release()
+            self._intake.describer.large_headers.release()
         if abort:
             await self._writer.abort()
 

@@ -60,12 +60,12 @@ def uid(study: int, series: int, number: int) -> bytes:
     ).encode()
 
 
-def ct_template() -> Template:
-    """The real 512 x 512 CT image of the collection (531 KB), cut at its UIDs."""
-    folder = next(shared_dicom().rglob(CT_NAME), None)
-    if folder is None:
-        raise SystemExit(f"{CT_NAME} is not in {shared_dicom()}")
-    dataset = pydicom.dcmread(folder)
+def ct_template(name: str = CT_NAME) -> Template:
+    """A real CT image of the collection, cut at its UIDs: 512 x 512 (531 KB), or another file."""
+    file_found = next(shared_dicom().rglob(name), None)
+    if file_found is None:
+        raise SystemExit(f"{name} is not in {shared_dicom()}")
+    dataset = pydicom.dcmread(file_found)
     marks = {
         "study": uid(999999, 0, 0),
         "series": uid(999999, 9999, 0),

@@ -20,9 +20,16 @@ AnySpace = DirectorySpace | CloudSpace
 @pytest.fixture(params=["directory", "swift", "azurite"])
 def new_space(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], AnySpace]:
     """Makes a space; of the same name, the same one."""
-    if request.param == "directory":
+    return spaces_of(request.param, request, tmp_path)
+
+
+def spaces_of(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[[str], AnySpace]:
+    """Makes spaces of a kind; of the same name, the same one."""
+    if kind == "directory":
         return lambda name: DirectorySpace("clinical", tmp_path / name)
-    store = request.getfixturevalue(request.param)
+    store = request.getfixturevalue(kind)
     assert isinstance(store, SwiftStore | AzuriteStore)
     bucket = store.new_bucket()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import obstore
@@ -26,7 +27,7 @@ from imaging_ingestion.storage.cloud_errors import port_errors
 from imaging_ingestion.storage.cloud_reader import CloudReader
 from imaging_ingestion.storage.cloud_writer import CloudWriter, send, weight
 from imaging_ingestion.storage.object_name import check_object_name
-from imaging_ingestion.storage.space import ObjectMissingError, SealedObject
+from imaging_ingestion.storage.space import ListedObject, ObjectMissingError, SealedObject
 
 #: Bytes on their way to the store together, beside those that wait in memory.
 SENDING = 96 << 20
@@ -36,6 +37,8 @@ SENDINGS = 32
 BEHIND = 256 << 20
 #: Names the library hands over at a time; a store lists up to 1,000 of them in one answer.
 PAGE = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class CloudSpace:
@@ -102,11 +105,17 @@ class CloudSpace:
 
     async def names(self) -> AsyncIterator[str]:
         """See `Space.names`. Holds one page of names at a time."""
+        async for listed in self.objects():
+            yield listed.name
+
+    async def objects(self) -> AsyncIterator[ListedObject]:
+        """See `Space.objects`. Holds one page of them at a time."""
         with port_errors(self._place, "listing"):
             async for page in obstore.list(self._store, chunk_size=PAGE):
                 for meta in page:
                     if meta["path"]:  # else the folder that a console made for the prefix
-                        yield meta["path"]
+                        modified = (meta["last_modified"] - _EPOCH) // _MICROSECOND
+                        yield ListedObject(meta["path"], meta["size"], modified)
 
     async def close(self) -> None:
         """Forget what was not published and end the threads. Harmless twice."""

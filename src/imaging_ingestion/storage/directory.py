@@ -30,7 +30,12 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from imaging_ingestion.storage.object_name import INCOMING, check_object_name
-from imaging_ingestion.storage.space import ObjectMissingError, SealedObject, SpaceFullError
+from imaging_ingestion.storage.space import (
+    ListedObject,
+    ObjectMissingError,
+    SealedObject,
+    SpaceFullError,
+)
 from imaging_ingestion.threads import Threads
 
 P = ParamSpec("P")
@@ -104,12 +109,23 @@ class DirectorySpace:
 
     async def names(self) -> AsyncIterator[str]:
         """See `Space.names`. Holds the names of one directory at a time."""
+        async for prefix, files in self._files():
+            for file in files:
+                yield prefix + file
+
+    async def objects(self) -> AsyncIterator[ListedObject]:
+        """See `Space.objects`. Holds those of one directory at a time."""
+        async for prefix, files in self._files():
+            for listed in await self.run(_look_at, f"{self._root}/{prefix}", prefix, files):
+                yield listed
+
+    async def _files(self) -> AsyncIterator[tuple[str, list[str]]]:
+        """The path of each directory inside the space, and the files in it."""
         waiting = [""]
         while waiting:
             prefix = waiting.pop()
             directories, files = await self.run(_list, f"{self._root}/{prefix}")
-            for file in files:
-                yield prefix + file
+            yield prefix, files
             waiting += [
                 f"{prefix}{directory}/"
                 for directory in directories
@@ -399,6 +415,17 @@ def _list(path: str) -> tuple[list[str], list[str]]:
         for entry in entries:
             (directories if entry.is_dir(follow_symlinks=False) else files).append(entry.name)
     return directories, files
+
+
+def _look_at(directory: str, prefix: str, files: Sequence[str]) -> list[ListedObject]:
+    """Those of a directory's files that are still there."""
+    found: list[ListedObject] = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(directory + file, follow_symlinks=False)
+            listed = ListedObject(prefix + file, status.st_size, status.st_mtime_ns // 1000)
+            found.append(listed)
+    return found
 
 
 def _write_all(descriptor: int, pieces: Sequence[Piece]) -> int:

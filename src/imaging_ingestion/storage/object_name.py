@@ -19,6 +19,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _NO_PART = frozenset({"", ".", ".."})
 _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
@@ -27,6 +28,30 @@ _ARRIVAL = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 INCOMING = ".incoming"
 #: Hexadecimal digits of the content's SHA-256 in the name.
 DIGEST_DIGITS = 16
+_NAME = re.compile(
+    rf"([0-9a-f]{{2}})/([0-9.]{{1,64}})/([0-9.]{{1,64}})/([0-9.]{{1,64}})"
+    rf"-([0-9a-f]{{{DIGEST_DIGITS}}})-([0-9a-f]{{1,32}})\.dcm",
+    re.ASCII,
+)
+
+
+class ObjectName(NamedTuple):
+    """What the name of an object tells."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    digest: str  # the first digits of the content's SHA-256
+    arrival: str
+
+    @property
+    def uids(self) -> tuple[str, str, str]:
+        """The UIDs of study, series and instance."""
+        return self[:3]
+
+    def is_of(self, sha256: bytes) -> bool:
+        """Whether it is a name of the content with this digest."""
+        return sha256.hex().startswith(self.digest)
 
 
 def arrivals() -> Iterator[str]:
@@ -52,9 +77,18 @@ def object_name(study: str, series: str, sop: str, sha256: bytes, arrival: str) 
         raise ValueError(f"a SHA-256 digest has 32 bytes, not {len(sha256)}")
     if _ARRIVAL.fullmatch(arrival) is None:
         raise ValueError(f"{arrival!r} is not an arrival: 1 to 32 hexadecimal digits expected")
-    spread = hashlib.sha1(study.encode("ascii"), usedforsecurity=False).hexdigest()[:2]
     digest = sha256.hex()[:DIGEST_DIGITS]
-    return f"{spread}/{study}/{series}/{sop}-{digest}-{arrival}.dcm"
+    return f"{_spread(study)}/{study}/{series}/{sop}-{digest}-{arrival}.dcm"
+
+
+def parse_object_name(name: str) -> ObjectName | None:
+    """What a name made by `object_name` tells; None for any other writer's."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    spread, *told = match.groups()
+    found = ObjectName(*told)
+    return found if spread == _spread(found.study_instance_uid) else None
 
 
 def check_object_name(name: str) -> str:
@@ -63,3 +97,7 @@ def check_object_name(name: str) -> str:
     if parts[0] == INCOMING or not _NO_PART.isdisjoint(parts) or "\0" in name:
         raise ValueError(f"{name!r} names no object: a path inside the space expected")
     return name
+
+
+def _spread(study: str) -> str:
+    return hashlib.sha1(study.encode("ascii"), usedforsecurity=False).hexdigest()[:2]

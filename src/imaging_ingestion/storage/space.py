@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class ObjectMissingError(LookupError):
@@ -46,6 +46,18 @@ class SealedObject:
     sha256: bytes
     size: int  # bytes
     token: str
+
+
+class ListedObject(NamedTuple):
+    """An object as a listing tells of it.
+
+    `modified` is when it was last written (microseconds since the epoch): the clock is that of the
+    machine or of the store, which may count in whole seconds.
+    """
+
+    name: str
+    size: int  # bytes
+    modified: int
 
 
 class ObjectWriter(Protocol):
@@ -106,3 +118,9 @@ class Space(Protocol):
 
     def names(self) -> AsyncIterator[str]:
         """Every object's name, in any order."""
+
+    def objects(self) -> AsyncIterator[ListedObject]:
+        """Every object with its size and time, in any order; at the cost of `names` in a store.
+
+        One that comes or goes meanwhile is listed or not, and none twice.
+        """

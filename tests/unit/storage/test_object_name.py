@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imaging_ingestion.storage.object_name import arrivals, object_name
+from imaging_ingestion.storage.object_name import arrivals, object_name, parse_object_name
 
 DIGEST = hashlib.sha256(b"content").digest()
 
@@ -28,6 +28,28 @@ def test_a_name_is_the_same_for_the_same_arrival_and_another_for_other_content()
     assert object_name("1.2", "1.3", "1.4", DIGEST, "0") != object_name(
         "1.2", "1.3", "1.4", other, "0"
     )
+
+
+def test_a_name_is_read_back() -> None:
+    told = parse_object_name(object_name("1.2.3", "1.2.3.4", "1.2.3.4.5", DIGEST, "ab12"))
+    assert told is not None
+    assert told.uids == ("1.2.3", "1.2.3.4", "1.2.3.4.5")
+    assert told.arrival == "ab12"
+    assert told.is_of(DIGEST)
+    assert not told.is_of(bytes(32))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "1.2.3/1.2.3.4/1.2.3.4.5",
+        "00/1.2.3/1.2.3.4/1.2.3.4.5-0123456789abcdef-1.dcm",  # another study's digits
+        "folder/image.dcm",
+        "",
+    ],
+)
+def test_other_names_tell_nothing(name: str) -> None:
+    assert parse_object_name(name) is None
 
 
 def test_studies_spread_over_the_directories() -> None:

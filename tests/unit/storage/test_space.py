@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Callable
 
 import pytest
@@ -53,6 +54,16 @@ async def test_any_range_is_read_and_streamed_in_pieces_of_a_megabyte_at_most(
     await reader.close()
     with pytest.raises(ValueError, match="closed"):
         await reader.read(0, 1)
+
+
+async def test_objects_are_listed_with_their_sizes_and_times(space: AnySpace) -> None:
+    before = time.time() - 2  # a store may count in whole seconds
+    for name, size in [("a/1", 10), ("a/2", 0), ("b", PIECE)]:
+        await put(space, name, bytes(size))
+    after = time.time() + 2
+    listed = [one async for one in space.objects()]
+    assert {one.name: one.size for one in listed} == {"a/1": 10, "a/2": 0, "b": PIECE}
+    assert all(before <= one.modified / 1e6 <= after for one in listed)
 
 
 @settings(

@@ -19,8 +19,9 @@ from manifest_databases import postgres_database
 from imaging_ingestion.brokers.settling import Settling
 from imaging_ingestion.manifest import changes, revision
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.migrate import migrate
-from imaging_ingestion.manifest.record import delete_instances, record_batch
+from imaging_ingestion.manifest.record import record_batch
 
 DELAY = 30
 

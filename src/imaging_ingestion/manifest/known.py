@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.manifest.merge import Values
 from imaging_ingestion.manifest.plan import InstanceRow, Place
-from imaging_ingestion.manifest.prepared import Prepared
+from imaging_ingestion.manifest.prepared import Prepared, one_of
 from imaging_ingestion.manifest.schema import instance, series, study
 
 K = TypeVar("K", int, str)
@@ -49,12 +49,10 @@ SERIES_COLUMNS = (
     "provider",
 )
 
-_UIDS: sa.BindParameter[Any] = sa.bindparam("uids", expanding=True)
 _SPACE: sa.BindParameter[Any] = sa.bindparam("in_space")
 
-_INSTANCE_UIDS: sa.BindParameter[Any] = sa.bindparam("instance_uids", expanding=True)
 _OF_INSTANCES = sa.select(instance.c.study_pk).where(
-    instance.c.space == _SPACE, instance.c.sop_instance_uid.in_(_INSTANCE_UIDS)
+    instance.c.space == _SPACE, one_of(instance.c.sop_instance_uid, "instance_uids")
 )
 _STUDIES = sa.select(
     study.c.id,
@@ -63,7 +61,7 @@ _STUDIES = sa.select(
     study.c.study_instance_uid,
     *(study.c[name] for name in STUDY_COLUMNS),
 )
-_OF_STUDY_UIDS = (study.c.space == _SPACE, study.c.study_instance_uid.in_(_UIDS))
+_OF_STUDY_UIDS = (study.c.space == _SPACE, one_of(study.c.study_instance_uid, "uids"))
 _LOCK_STUDIES = {
     # study_uid
     "sqlite": Prepared(_STUDIES.where(*_OF_STUDY_UIDS)),
@@ -92,12 +90,13 @@ _INSTANCES = (
         instance.c.object_name,
         instance.c.version,
         instance.c.provider,
+        instance.c.object_size,
         instance.c.deleted_at,
     )
     .join(series, series.c.id == instance.c.series_pk)
     .join(study, study.c.id == instance.c.study_pk)
 )
-_OF_UIDS = _INSTANCES.where(instance.c.space == _SPACE, instance.c.sop_instance_uid.in_(_UIDS))
+_OF_UIDS = _INSTANCES.where(instance.c.space == _SPACE, one_of(instance.c.sop_instance_uid, "uids"))
 # instance_live_uid, instance_tombstone
 _KNOWN = Prepared(
     sa.union_all(
@@ -114,8 +113,8 @@ _SERIES = Prepared(
         series.c.series_instance_uid,
         *(series.c[name] for name in SERIES_COLUMNS),
     ).where(
-        series.c.study_pk.in_(sa.bindparam("studies", expanding=True)),
-        series.c.series_instance_uid.in_(_UIDS),
+        one_of(series.c.study_pk, "studies"),
+        one_of(series.c.series_instance_uid, "uids"),
     )
 )
 
@@ -160,23 +159,6 @@ def known_instances(connection: Connection, space: str, uids: Iterable[str]) -> 
     return [_instance_row(*row) for row in _KNOWN.all(connection, wanted)]
 
 
-def live_instances(
-    connection: Connection,
-    study_pk: int,
-    series_instance_uid: str | None,
-    sop_instance_uid: str | None,
-) -> list[InstanceRow]:
-    """The live rows of a study, of one of its series, or of one instance, in order of arrival."""
-    wanted = _INSTANCES.where(
-        instance.c.study_pk == study_pk, instance.c.deleted_at.is_(None)
-    ).order_by(instance.c.id)
-    if series_instance_uid is not None:
-        wanted = wanted.where(series.c.series_instance_uid == series_instance_uid)
-    if sop_instance_uid is not None:
-        wanted = wanted.where(instance.c.sop_instance_uid == sop_instance_uid)
-    return [_instance_row(*row) for row in connection.execute(wanted)]
-
-
 def known_series(
     connection: Connection, study_uids: Mapping[int, str], uids: Iterable[str]
 ) -> dict[tuple[str, str], Group]:
@@ -204,6 +186,7 @@ def _instance_row(
     object_name: str,
     version: int,
     provider: str,
+    object_size: int,
     deleted_at: int | None,
 ) -> InstanceRow:
     live = deleted_at is None
@@ -216,6 +199,7 @@ def _instance_row(
         provider,
         live=live,
         was_live=live,
+        object_size=object_size,
     )
 
 

@@ -11,14 +11,11 @@ The attributes of a study or series are those of its instances together (see `me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
-from imaging_ingestion.manifest import changes
+from imaging_ingestion.manifest import changes, held, removal, usage
 from imaging_ingestion.manifest.database import BeginAgainError
 from imaging_ingestion.manifest.known import (
     SERIES_COLUMNS,
@@ -26,13 +23,21 @@ from imaging_ingestion.manifest.known import (
     Group,
     known_instances,
     known_series,
-    live_instances,
     lock_studies,
 )
 from imaging_ingestion.manifest.merge import Values, merged
-from imaging_ingestion.manifest.plan import InstanceRow, Plan, plan, plan_deletion
-from imaging_ingestion.manifest.prepared import Prepared
+from imaging_ingestion.manifest.plan import (
+    Aside,
+    InstanceRow,
+    Plan,
+    StudyState,
+    compares_patients,
+    plan,
+    quarantines,
+)
+from imaging_ingestion.manifest.prepared import Rows
 from imaging_ingestion.manifest.schema import instance, instance_metadata, series, study
+from imaging_ingestion.manifest.usage import Growth
 
 INSTANCE_COLUMNS = (
     "instance_number",
@@ -56,82 +61,52 @@ _CONTENT_COLUMNS = (
 )
 
 
-def _update(table: sa.Table, *columns: str) -> Prepared:
-    """Set columns of one row by its primary key."""
-    values: dict[str, sa.BindParameter[Any]] = {
-        name: sa.bindparam(f"new_{name}") for name in columns
-    }
-    return Prepared(
-        sa.update(table).where(next(iter(table.primary_key)) == sa.bindparam("pk")).values(values)
-    )
-
-
 _TOUCHED = ("number_of_instances", "changed_at")
 _STUDY_TOUCHED = (*_TOUCHED, "number_of_series", "revision_due_at")
-_TOUCH_STUDY = _update(study, *_STUDY_TOUCHED)
-_UPDATE_STUDY = _update(study, *_STUDY_TOUCHED, *STUDY_COLUMNS)
-_TOUCH_SERIES = _update(series, *_TOUCHED)
-_UPDATE_SERIES = _update(series, *_TOUCHED, *SERIES_COLUMNS)
-_END_INSTANCE = _update(instance, "deleted_at")
-_UPDATE_INSTANCE = _update(instance, *_CONTENT_COLUMNS)
-_UPDATE_METADATA = _update(instance_metadata, "json_zstd")
-_INSERT_SERIES = Prepared(
-    sa.insert(series).returning(series.c.id, series.c.study_pk, series.c.series_instance_uid)
+_TOUCH_STUDY = Rows.updated(study, *_STUDY_TOUCHED)
+_UPDATE_STUDY = Rows.updated(study, *_STUDY_TOUCHED, *STUDY_COLUMNS)
+_TOUCH_SERIES = Rows.updated(series, *_TOUCHED)
+_UPDATE_SERIES = Rows.updated(series, *_TOUCHED, *SERIES_COLUMNS)
+_END_INSTANCE = Rows.updated(instance, "deleted_at")
+_UPDATE_INSTANCE = Rows.updated(instance, *_CONTENT_COLUMNS)
+_UPDATE_METADATA = Rows.updated(instance_metadata, "json_zstd")
+_INSERT_SERIES = Rows.inserted(series, series.c.id, series.c.study_pk, series.c.series_instance_uid)
+_INSERT_INSTANCES = Rows.inserted(
+    instance, instance.c.id, instance.c.sop_instance_uid, in_order_of=instance.c.sop_instance_uid
 )
-_INSERT_INSTANCES = Prepared(
-    sa.insert(instance).returning(instance.c.id, instance.c.sop_instance_uid)
-)
-_INSERT_METADATA = Prepared(sa.insert(instance_metadata))
-_ADD_STUDIES = {
-    "sqlite": Prepared(sqlite.insert(study).on_conflict_do_nothing()),
-    "postgresql": Prepared(postgresql.insert(study).on_conflict_do_nothing()),
-}
+_INSERT_METADATA = Rows.inserted(instance_metadata)
+_ADD_STUDIES = Rows.inserted(study, study.c.id, ignore_known=True)
 
 
 def record_batch(
-    connection: Connection, batch: Sequence[StoredInstance], now: int, revisioning_delay_us: int
+    connection: Connection,
+    batch: Sequence[StoredInstance],
+    now: int,
+    revisioning_delay_us: int,
+    *,
+    announce: bool = True,
 ) -> list[StoreOutcome]:
     """Record instances whose objects are durable; the outcomes are in the order of the batch.
 
     `now` is in microseconds since the epoch, `revisioning_delay_us` the microseconds of quiet
     after which a study counts as settled. The instances of a batch take effect in their order.
+    Without `announce` nothing is written to the log, so that nobody is told.
     Raises what SQLAlchemy raises.
     """
     outcomes: dict[int, StoreOutcome] = {}
     log: list[dict[str, object]] = []
+    growths: dict[str, Growth] = {}
     for space in sorted({stored.space for stored in batch}):
         numbers = [number for number, stored in enumerate(batch) if stored.space == space]
         of_space = [batch[number] for number in numbers]
         decided = _record(connection, space, of_space, now, revisioning_delay_us)
         outcomes.update(zip(numbers, decided.outcomes, strict=True))
         log += _entries(space, decided, now)
-    changes.append(connection, log)  # last: it takes the log's lock
+        growths[space] = _growth(decided)
+    usage.grow(connection, growths)
+    if announce:
+        changes.append(connection, log)  # last: it takes the log's lock
     return [outcomes[number] for number in range(len(batch))]
-
-
-def delete_instances(
-    connection: Connection,
-    space: str,
-    study_instance_uid: str,
-    series_instance_uid: str | None,
-    sop_instance_uid: str | None,
-    now: int,
-    revisioning_delay_us: int,
-) -> int:
-    """Make tombstones of a study's, a series' or one instance's live rows; how many.
-
-    Their objects stay. Arguments and errors as `record_batch`.
-    """
-    studies = lock_studies(connection, space, {study_instance_uid})
-    if not studies:
-        return 0
-    of_study = studies[study_instance_uid].pk
-    decided = plan_deletion(
-        live_instances(connection, of_study, series_instance_uid, sop_instance_uid)
-    )
-    _write(connection, space, decided, studies, now, revisioning_delay_us)
-    changes.append(connection, _entries(space, decided, now))
-    return len(decided.rows)
 
 
 def _record(
@@ -150,17 +125,54 @@ def _record(
             raise BeginAgainError
         studies |= lock_studies(connection, space, elsewhere)
         known = known_instances(connection, space, sop_instance_uids)
-    decided = plan(known, batch)
-    lacking = {place.study_instance_uid for place in decided.rows} - studies.keys()
-    if lacking:
+    compares = any(map(compares_patients, batch))
+    while True:
+        decided = plan(known, batch, _aside(connection, space, batch, known, studies))
+        lacking = {place.study_instance_uid for place in decided.rows} - studies.keys()
+        if not lacking:
+            break
         rows = [
             {"space": space, "study_instance_uid": uid, "created_at": now, "changed_at": now}
             for uid in sorted(lacking)
         ]
-        _ADD_STUDIES[connection.dialect.name].each(connection, rows)
-        studies |= lock_studies(connection, space, lacking)
+        if len(_ADD_STUDIES.returned(connection, rows)) < len(rows):
+            raise BeginAgainError  # another has made one; to wait for it now could be a deadlock
+        added = lock_studies(connection, space, lacking)
+        studies |= added
+        if not compares or not any(one.number_of_instances for one in added.values()):
+            break
+        # Somebody else has begun the study meanwhile, and what came may contradict it.
+        known = known_instances(connection, space, sop_instance_uids)
     _write(connection, space, decided, studies, now, delay)
     return decided
+
+
+def _aside(
+    connection: Connection,
+    space: str,
+    batch: Sequence[StoredInstance],
+    known: Sequence[InstanceRow],
+    studies: dict[str, Group],
+) -> Aside:
+    """What counts beside the rows of the instances. Of new ones there is nothing to ask."""
+    waiting = {}
+    if any(map(quarantines, batch)):
+        waiting = held.waiting(connection, space, {stored.sop_instance_uid for stored in batch})
+    elif not known:
+        return Aside()
+    states = {}
+    if any(map(compares_patients, batch)):
+        states = {
+            uid: StudyState(one.number_of_instances, one.values if one.number_of_instances else {})
+            for uid, one in studies.items()
+        }
+    to_go = removal.to_go(connection, space, {stored.object_name for stored in batch})
+    return Aside(to_go, waiting, states)
+
+
+def _growth(decided: Plan) -> Growth:
+    rows = decided.rows.values()
+    return Growth(sum(row.live - row.was_live for row in rows), sum(row.growth for row in rows))
 
 
 def _write(
@@ -172,6 +184,8 @@ def _write(
     delay: int,
 ) -> None:
     """Write what was decided. Every study of `decided` is in `studies`, locked."""
+    if decided.held:
+        held.hold(connection, decided.held, now)
     if not decided.rows:
         return
     all_series = _find_series(connection, space, decided, studies, now)
@@ -189,6 +203,7 @@ def _write(
         connection, _TOUCH_SERIES, _UPDATE_SERIES, all_series.values(), {"new_changed_at": now}
     )
     _write_instances(connection, space, decided, studies, all_series, now)
+    removal.schedule(connection, space, decided.unneeded, now)
 
 
 def _entries(space: str, decided: Plan, now: int) -> list[dict[str, object]]:
@@ -256,8 +271,8 @@ def _count(
 
 def _update_groups(
     connection: Connection,
-    touch: Prepared,
-    update: Prepared,
+    touch: Rows,
+    update: Rows,
     groups: Iterable[Group],
     common: dict[str, int],
 ) -> None:
@@ -356,7 +371,7 @@ def _content(row: InstanceRow, now: int) -> dict[str, object]:
         "object_size": stored.object_size,
         "sha256": stored.sha256,
         "version": row.version,
-        "stored_at": now,
+        "stored_at": now if stored.stored_at is None else stored.stored_at,
         "deleted_at": None if row.live else now,
     }
 

@@ -24,6 +24,7 @@ def upgrade() -> None:
         "object_removal",
         sa.Column("id", IDENTITY, nullable=False),
         sa.Column("space", MATCHED, nullable=False),
+        sa.Column("sop_instance_uid", MATCHED, server_default="", nullable=False),
         sa.Column("object_name", MATCHED, nullable=False),
         sa.Column("next_at", sa.BigInteger(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
@@ -37,6 +38,19 @@ def upgrade() -> None:
         sa.Column("instances", sa.BigInteger(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("space", name=op.f("space_usage_pkey")),
+    )
+    settled = sa.text("revision_due_at IS NULL AND number_of_instances > 0")
+    op.create_index(
+        "study_settled",
+        "study",
+        ["space", "changed_at", "id"],
+        postgresql_where=settled,
+        sqlite_where=settled,
+    )
+    op.execute(
+        "INSERT INTO object_removal (space, sop_instance_uid, object_name, next_at)"
+        " SELECT space, sop_instance_uid, object_name, 0 FROM instance"
+        " WHERE deleted_at IS NOT NULL"
     )
     op.execute(
         "INSERT INTO space_usage (space, instances, bytes)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,28 @@ from imaging_ingestion.cli.guardian import run_guarded
 
 if TYPE_CHECKING:
     # What the proxy needs is imported in the process that is it; the one that watches it is small.
+    import socket
+
+    from imaging_ingestion.cli.supervisor import Line
     from imaging_ingestion.tunnel.settings import ProxySettings
+    from imaging_ingestion.workers.colleagues import Colleague
+    from imaging_ingestion.workers.turns import Entrance
 
 
 def run_proxy(
-    files: Sequence[Path], http_host: str, http_port: int, *, log_json: bool = False
+    files: Sequence[Path],
+    http_host: str,
+    http_port: int,
+    *,
+    workers: int = 1,
+    log_json: bool = False,
 ) -> None:
-    """Run a DIMSE proxy until SIGINT or SIGTERM; exit code 2 if it cannot be run."""
+    """Run a DIMSE proxy until SIGINT or SIGTERM; exit code 2 if it cannot be run.
+
+    With several `workers` this process watches them.
+    """
+    if workers > 1:
+        raise SystemExit(_supervise(files, http_host, http_port, workers, log_json=log_json))
     process_id = os.urandom(16)
 
     def work(alive: int) -> int:
@@ -45,87 +59,64 @@ def _work(
     *,
     log_json: bool,
 ) -> int:
-    import asyncio
-
-    from imaging_ingestion.association.tls import TlsError
-    from imaging_ingestion.cli.process import configure_logging, loop_factory
-    from imaging_ingestion.tunnel.error import SettingsError
-    from imaging_ingestion.tunnel.settings import proxy_settings
+    from imaging_ingestion.cli.process import configure_logging
+    from imaging_ingestion.cli.proxy_process import ProxyProcess, exit_code, run
 
     configure_logging(as_json=log_json)
-    try:
-        settings = proxy_settings(proxy_values(files, os.environ))
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(settings, http_host, http_port, process_id, alive))
-    except SettingsError as error:
-        print("The proxy cannot be run:", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
-    except (OSError, TlsError) as error:
-        print(f"The proxy cannot be run: {error}", file=sys.stderr)
-    return 2
+
+    def serve() -> int:
+        process = ProxyProcess(_settings(files), process_id, alive)
+        return run(process.serve(http_host, http_port))
+
+    return exit_code(serve)
 
 
-async def _serve(
-    settings: ProxySettings, http_host: str, http_port: int, process_id: bytes, alive: int
+def _supervise(
+    files: Sequence[Path], http_host: str, http_port: int, workers: int, *, log_json: bool
 ) -> int:
-    import asyncio
+    from imaging_ingestion.cli.process import configure_logging
+    from imaging_ingestion.cli.proxy_process import ProxyProcess, exit_code, run
+    from imaging_ingestion.cli.run_workers import ProxyWorkers
 
-    from prometheus_client import CollectorRegistry
-    from prometheus_client.process_collector import ProcessCollector
+    configure_logging(as_json=log_json)
 
-    from imaging_ingestion.cli.health import HealthServer
-    from imaging_ingestion.tunnel.metrics import TunnelMetrics
-    from imaging_ingestion.tunnel.proxy import Proxy
+    def supervise() -> int:
+        settings = _settings(files)
 
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    proxy = Proxy(settings, TunnelMetrics(registry), process_id=process_id)
-    health = HealthServer(proxy.why_not_ready, registry)
-    stop, orphaned = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        def serve(
+            number: int,
+            process_id: bytes,
+            line: Line,
+            entrance: Entrance,
+            pages: socket.socket,
+            colleague: Colleague,
+        ) -> int:
+            configure_logging(as_json=log_json, worker=number)
 
-    def parent_died() -> None:
-        loop.remove_reader(alive)
-        orphaned.set()
-        stop.set()
+            def work() -> int:
+                process = ProxyProcess(settings, process_id, line.alive, line.ready)
+                return run(process.share(http_host, pages, entrance, colleague))
 
-    loop.add_reader(alive, parent_died)
-    await health.start(http_host, http_port)
-    try:
-        await proxy.start()
-        target = settings.target
-        where = (
-            "nowhere" if target is None else f"{target.ae_title or '*'}@{target.host}:{target.port}"
-        )
-        print(f"imaging-ingestion proxy {settings.ae_title or '*'}@{settings.host}:{proxy.port}")
-        print(f"  channel  {settings.subjects.root}.{settings.subjects.channel}")
-        print(f"  target   {where}")
-        print(f"  health   http://{http_host}:{health.port}/healthz/ready", flush=True)
-        await stop.wait()
-        if not orphaned.is_set():
-            orphan = asyncio.ensure_future(orphaned.wait())
-            stopped = asyncio.ensure_future(proxy.stop())
-            await asyncio.wait({orphan, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            orphan.cancel()
-            if stopped.done():
-                await stopped
-                return 0
-            stopped.cancel()
-        await proxy.end("the process that watches the proxy was killed")
-        return 1
-    finally:
-        await health.stop()
+            return exit_code(work)
+
+        return ProxyWorkers(files, serve).supervise(settings, http_host, http_port, workers)
+
+    return exit_code(supervise)
+
+
+def _settings(files: Sequence[Path]) -> ProxySettings:
+    """Raises SettingsError."""
+    from imaging_ingestion.tunnel.settings import proxy_settings
+
+    return proxy_settings(proxy_values(files, os.environ))
 
 
 def _declared(files: Sequence[Path]) -> dict[str, str]:
     """What the one DimseProxy of the files says. Raises SettingsError."""
+    from imaging_ingestion.nats_client.settings import SettingsError
     from imaging_ingestion.resources.models import DimseProxy, Secret
     from imaging_ingestion.resources.plan_tunnel import proxy_plan
     from imaging_ingestion.resources.site_file import SiteError, read_site
-    from imaging_ingestion.tunnel.error import SettingsError
 
     try:
         site = read_site(files)

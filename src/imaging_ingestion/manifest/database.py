@@ -4,10 +4,11 @@ Everything the manifest asks or changes is a plain function `fn(connection, *arg
 SQLAlchemy Core `Connection`: it reads from top to bottom, and runs unchanged on both databases.
 `Database.read` and `Database.write` run it in one transaction without blocking the event loop:
 
-- PostgreSQL: on asyncpg, through SQLAlchemy's greenlet bridge.
+- PostgreSQL: on asyncpg, through SQLAlchemy's greenlet bridge (`postgres_database`).
 - SQLite: in a thread. One thread owns the only connection that writes, so that a whole batch costs
-  one hop and writers of one process never wait for the file lock; a few more threads read. (An
-  async driver would hop at every statement; see docs/decisions/0001-sqlite-threads.md.)
+  one hop and writers of one process never wait for the file lock; those of several processes queue
+  for it (`write_queue`); a few more threads read. (An async driver would hop at every statement;
+  see docs/decisions/0001-sqlite-threads.md.)
 
 SQLite runs in WAL mode with synchronous=FULL: a committed transaction survives a power cut.
 """
@@ -15,7 +16,6 @@ SQLite runs in WAL mode with synchronous=FULL: a committed transaction survives 
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,18 +27,16 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from imaging_ingestion.manifest.write_queue import WriteQueue
 from imaging_ingestion.threads import Threads
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+    from imaging_ingestion.manifest.postgres_database import PostgresDatabase
+    from imaging_ingestion.manifest.postgres_settings import PostgresSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Attempts of one write before a serialization failure or deadlock reaches the caller, and the
-#: seconds of the longest pause before the second; it doubles for each.
-WRITE_ATTEMPTS = 8
-FIRST_PAUSE = 0.01
 SQLITE_READERS = 4
 SQLITE_BUSY_TIMEOUT_MS = 30_000
 
@@ -51,15 +49,9 @@ _SQLITE_PRAGMAS = (
     "PRAGMA wal_autocheckpoint=4000",
     "PRAGMA temp_store=MEMORY",
 )
-#: PostgreSQL: serialization_failure, deadlock_detected, unique_violation (a concurrent insert of
-#: the same row: the second attempt finds it).
-_RETRIED_SQLSTATES = {"40001", "40P01", "23505"}
 #: PostgreSQL: classes of errors that are not the statement's: connection exception, insufficient
 #: resources, lock not available and the like, operator intervention, system error.
 _AWAY_CLASSES = ("08", "53", "55", "57", "58")
-#: A process that is stopped dead (a frozen virtual machine) in the middle of a transaction holds
-#: its locks, the log's among them. The server ends such a session, and everybody else goes on.
-_POSTGRES_SETTINGS = "SET idle_in_transaction_session_timeout = '30s'"
 
 
 class BeginAgainError(Exception):
@@ -89,6 +81,11 @@ class Database(Protocol):
         `fn` may run more than once (after a deadlock, say), each time on a clean transaction.
         """
 
+    async def maintain(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `write`, however long it takes."""
+
     async def close(self) -> None:
         """Release connections and threads."""
 
@@ -105,7 +102,10 @@ class SqliteDatabase:
         self._reader_engine = _sqlite_engine(url, pool_size=SQLITE_READERS, begin="BEGIN")
         self._writer = Threads(1, "manifest-write")
         self._readers = Threads(SQLITE_READERS, "manifest-read")
-        self._writing: Connection | None = None  # kept: the writing thread's own
+        self._path = path
+        # Kept: the writing thread's own.
+        self._writing: Connection | None = None
+        self._queue: WriteQueue | None = None
 
     async def read(
         self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -124,12 +124,20 @@ class SqliteDatabase:
         """See `Database.write`."""
 
         def run() -> T:
+            if self._queue is None:
+                self._queue = WriteQueue(self._path)
             if self._writing is None:
                 self._writing = self._writer_engine.connect()
-            with self._writing.begin():
+            with self._queue, self._writing.begin():
                 return fn(self._writing, *args, **kwargs)
 
         return await self._writer.run(run)
+
+    async def maintain(
+        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """See `Database.maintain`."""
+        return await self.write(fn, *args, **kwargs)
 
     async def close(self) -> None:
         """See `Database.close`."""
@@ -140,68 +148,21 @@ class SqliteDatabase:
         self._readers.shutdown()
         if self._writing is not None:
             self._writing.close()
+        if self._queue is not None:
+            self._queue.close()
         self._reader_engine.dispose()
         self._writer_engine.dispose()
 
 
-class PostgresDatabase:
-    """A manifest in a PostgreSQL database."""
-
-    dialect = "postgresql"
-
-    def __init__(self, url: URL, *, max_size: int = 16) -> None:
-        # Here, because it brings SQLAlchemy's ORM with it: 6 MiB that a site on SQLite never uses.
-        from sqlalchemy.ext.asyncio import create_async_engine
-
-        self._engine: AsyncEngine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
-            pool_size=max_size,
-            max_overflow=0,
-            pool_pre_ping=True,
-            isolation_level="READ COMMITTED",
-        )
-
-        @event.listens_for(self._engine.sync_engine, "connect")
-        def configure(connection: Any, _record: object) -> None:
-            cursor = connection.cursor()
-            cursor.execute(_POSTGRES_SETTINGS)
-            cursor.close()
-            connection.commit()
-
-    async def read(
-        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """See `Database.read`."""
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(fn, *args, **kwargs)
-
-    async def write(
-        self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """See `Database.write`."""
-        attempt = 1
-        while True:
-            try:
-                async with self._engine.begin() as connection:
-                    return await connection.run_sync(fn, *args, **kwargs)
-            except BeginAgainError:
-                continue  # somebody else has made progress meanwhile, or it would not have been
-            except DBAPIError as error:
-                if attempt == WRITE_ATTEMPTS or _sqlstate(error) not in _RETRIED_SQLSTATES:
-                    raise
-            # Of those who ran into each other, not all come back at the same moment.
-            await asyncio.sleep(random.uniform(0, FIRST_PAUSE * 2**attempt))  # noqa: S311
-            attempt += 1
-
-    async def close(self) -> None:
-        """See `Database.close`."""
-        await self._engine.dispose()
-
-
-def open_database(url: str | URL, *, max_size: int = 16) -> SqliteDatabase | PostgresDatabase:
+def open_database(
+    url: str | URL, *, max_size: int = 16, settings: PostgresSettings | None = None
+) -> SqliteDatabase | PostgresDatabase:
     """The database at a SQLAlchemy URL (`sqlite:///path` or `postgresql://…`), not yet migrated.
 
-    Raises ValueError for any other kind of database.
+    `max_size` connections to PostgreSQL at most, used as `settings` say.
+
+    Raises ValueError for any other kind of database, OSError for certificates of `settings` that
+    cannot be read.
     """
     parsed = sa.make_url(url)
     backend = parsed.get_backend_name()
@@ -210,14 +171,17 @@ def open_database(url: str | URL, *, max_size: int = 16) -> SqliteDatabase | Pos
             raise ValueError("a SQLite manifest needs a file: sqlite:///path/to/manifest.db")
         return SqliteDatabase(Path(parsed.database))
     if backend == "postgresql":
-        return PostgresDatabase(parsed, max_size=max_size)
+        # Here, because it brings SQLAlchemy's ORM with it: 6 MiB that a site on SQLite never uses.
+        from imaging_ingestion.manifest.postgres_database import PostgresDatabase
+
+        return PostgresDatabase(parsed, max_size=max_size, settings=settings)
     raise ValueError(f"unknown kind of database {backend!r}: sqlite or postgresql expected")
 
 
 def is_away(error: BaseException) -> bool:
     """Whether an error is the database's own (gone, locked, full), whatever was asked of it."""
     if isinstance(error, DBAPIError):
-        state = _sqlstate(error)
+        state = sqlstate(error)
         return (
             error.connection_invalidated
             or isinstance(error, OperationalError | InterfaceError)
@@ -251,5 +215,6 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
     return engine
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's code of an error (its Appendix A); None if it has none."""
     return getattr(error.orig, "sqlstate", None)

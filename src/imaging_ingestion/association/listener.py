@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -36,6 +36,7 @@ from imaging_ingestion.dimse.acceptor import (
 from imaging_ingestion.dimse.pdu import AssociateReject, AssociateRequest
 from imaging_ingestion.dimse.pdu_items import UserIdentity
 from imaging_ingestion.dimse.rejection import TEMPORARY_CONGESTION
+from imaging_ingestion.workers.turns import Entrance, Turn, accept
 
 log = structlog.get_logger(__name__)
 
@@ -80,13 +81,19 @@ class Listener:
         settings: ListenerSettings | None = None,
         *,
         verify: Verifier | None = None,
+        on_ended: Callable[[Association], None] | None = None,
     ) -> None:
-        """`services` are by abstract syntax; `verify` judges the identities the policy names."""
+        """`services` are by abstract syntax; `verify` judges the identities the policy names.
+
+        `on_ended` is told each association that has ended, with all that was under way on it.
+        """
         self.settings = settings or ListenerSettings()
         self._policy = policy
         self._services = services if isinstance(services, Services) else Services(services)
         self._verify = verify
+        self._on_ended = on_ended
         self._sockets: list[socket.socket] = []
+        self._turn: Turn | None = None
         self._accepting: set[asyncio.Task[None]] = set()
         self._opening: set[asyncio.Task[None]] = set()
         #: Without an association, in the order they came, or theirs ended; and how to end them.
@@ -110,10 +117,13 @@ class Listener:
         `reuse_port`: other processes may listen on it, too.
         """
         sockets = await listening_sockets(host, port, reuse_port=reuse_port)
-        self._sockets += sockets
-        for listening in sockets:
-            self._begin(self._accept(listening, tls), self._accepting)
+        self._accept_on(sockets, tls)
         return int(sockets[0].getsockname()[1])
+
+    def share(self, entrance: Entrance, *, tls: TlsContexts | None = None) -> None:
+        """Accept where other processes do, too: at one such address at most."""
+        self._turn = entrance.turn
+        self._accept_on(entrance.sockets, tls)
 
     def accept(self) -> Wire:
         """A connection of another kind than TCP: call `made`, `receive` and `lost` of the wire."""
@@ -129,6 +139,8 @@ class Listener:
         (transient, temporary congestion).
         """
         self._is_stopping = True
+        if self._turn is not None:
+            self._turn.leave()
         if grace is None:
             grace = self.settings.grace
         try:
@@ -186,6 +198,8 @@ class Listener:
     def released(self, caller: Caller) -> None:
         """Its association has ended; the peer may not have closed the connection yet."""
         self._associated.discard(caller)
+        if self._on_ended is not None and caller.association is not None:
+            self._on_ended(caller.association)
         if caller.wire.is_open:
             self._came(caller, caller.end)
 
@@ -193,9 +207,19 @@ class Listener:
         """Its connection has ended, and all that was under way on it."""
         self._waiting.pop(caller, None)
         self._associated.discard(caller)
+        self._count()
         self._gone.set()
 
     # ---- its own
+
+    def _accept_on(self, sockets: Sequence[socket.socket], tls: TlsContexts | None) -> None:
+        self._sockets += sockets
+        for listening in sockets:
+            self._begin(self._accept(listening, tls), self._accepting)
+
+    def _count(self) -> None:
+        if self._turn is not None:
+            self._turn.have(len(self._waiting) + len(self._associated))
 
     async def _all_gone(self) -> None:
         while self._associated or self._waiting:
@@ -217,6 +241,7 @@ class Listener:
     def _came(self, caller: Caller, end: Callable[[str], None]) -> None:
         """One more without an association."""
         self._waiting[caller] = end
+        self._count()
         if len(self._waiting) > self.settings.max_waiting:
             self._crowd_out()
 
@@ -248,10 +273,9 @@ class Listener:
         return task
 
     async def _accept(self, listening: socket.socket, tls: TlsContexts | None) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, address = await loop.sock_accept(listening)
+                connection, address = await accept(listening, self._turn)
             except OSError as error:
                 if error.errno in _SHORTAGES:
                     log.warning("dimse.not_accepted", error=str(error))

@@ -14,6 +14,7 @@ from imaging_ingestion.association.config import StorageContexts
 from imaging_ingestion.association.incoming import Service
 from imaging_ingestion.association.performing import Services
 from imaging_ingestion.association.services import find_query, retrieve_request
+from imaging_ingestion.association.services.arrivals import Arrivals
 from imaging_ingestion.association.services.echo import EchoService
 from imaging_ingestion.association.services.store import StoreService
 from imaging_ingestion.dimse.acceptor import AcceptorPolicy, ContextPolicy
@@ -38,7 +39,8 @@ class IngestionServices:
     """The services of one space under one AE title. C-ECHO is always there.
 
     `provider` is recorded with every instance that is stored, and `on_stored` is told the status of
-    each C-STORE. Whatever is None is not offered.
+    each C-STORE, `arrivals` which studies came on which association. Whatever is None is not
+    offered.
     """
 
     intake: Intake
@@ -48,10 +50,11 @@ class IngestionServices:
     get: Service | None = None
     commitment: Service | None = None
     on_stored: Callable[[int], None] | None = None
+    arrivals: Arrivals | None = None
 
     def performers(self) -> Services:
         """Who performs what: storage is for whatever class the others are not."""
-        store = StoreService(self.intake, self.provider, self.on_stored)
+        store = StoreService(self.intake, self.provider, self.on_stored, self.arrivals)
         return Services({uid: service for uid, (service, _) in self._others()}, store)
 
     def contexts(self, storage: StorageContexts) -> dict[str, ContextPolicy]:

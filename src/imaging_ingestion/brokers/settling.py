@@ -38,7 +38,12 @@ class Settling:
         self._on_commit = on_commit
         self._clock = clock
         self._stopping = asyncio.Event()
+        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """A study may be due earlier than it was."""
+        self._woken.set()
 
     def start(self) -> None:
         """Begin."""
@@ -47,6 +52,7 @@ class Settling:
     async def stop(self) -> None:
         """End; a revision being made is finished first."""
         self._stopping.set()
+        self._woken.set()
         if self._task is not None:
             await self._task
 
@@ -90,6 +96,7 @@ class Settling:
     async def _run(self) -> None:
         while not self._stopping.is_set():
             wait = POLL
+            self._woken.clear()
             try:
                 await self.settle_due()
                 now = self._now()
@@ -100,6 +107,6 @@ class Settling:
                 log.error("revision.waits", error=type(error).__name__)  # noqa: TRY400
             try:
                 async with asyncio.timeout(wait):
-                    await self._stopping.wait()
+                    await self._woken.wait()
             except TimeoutError:
                 continue

@@ -3,8 +3,9 @@
 The object that is stored is a Part 10 file: file meta information made from the command and the
 presentation context, and behind it the data set's bytes as they were received.
 
-An instance of another SOP class than its command says is stored and answered by B007H. One that
-is taken in with another remark (leading zeros in a UID, say) is answered by 0000H: none of the
+An instance of another SOP class than its command says is stored and answered by B007H. One that is
+kept aside is stored, too, and nobody need send it again, so that is a warning: B111H, of ours. One
+that is taken in with another remark (leading zeros in a UID, say) is answered by 0000H: none of the
 warnings of C-STORE says that, for nothing is coerced and nothing discarded.
 """
 
@@ -16,11 +17,13 @@ from typing import Final
 import structlog
 
 from imaging_ingestion.association.incoming import IncomingRequest
+from imaging_ingestion.association.services.arrivals import Arrivals
 from imaging_ingestion.dicom import failure_reason as reasons
 from imaging_ingestion.dicom.part10 import file_meta
 from imaging_ingestion.dicom.uid import InvalidUidError, check_uid
 from imaging_ingestion.dimse import status
 from imaging_ingestion.dimse.command import CStoreRequest, respond
+from imaging_ingestion.events.stored import StoreResult
 from imaging_ingestion.intake import Intake, IntakeRefused, Received
 
 log = structlog.get_logger(__name__)
@@ -37,10 +40,18 @@ class StoreService:
     """Stores into one space."""
 
     def __init__(
-        self, intake: Intake, provider: str, on_answer: Callable[[int], None] | None = None
+        self,
+        intake: Intake,
+        provider: str,
+        on_answer: Callable[[int], None] | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
-        """`provider` is recorded with every instance; `on_answer` is told each status."""
+        """`provider` is recorded with every instance; `on_answer` is told each status.
+
+        `arrivals` is told which studies came on which association.
+        """
         self._intake = intake
+        self._arrivals = arrivals
         self._provider = provider
         self._on_answer = on_answer
 
@@ -54,7 +65,11 @@ class StoreService:
         try:
             received = await self._store(request, command)
             code = int(status.SUCCESS)
-            if received.sop_class_uid != command.affected_sop_class_uid:
+            if self._arrivals is not None:
+                self._arrivals.note(request.association, received.study_instance_uid)
+            if received.result is StoreResult.QUARANTINED:
+                code, comment = reasons.KEPT_ASIDE, "stored, and kept aside until somebody decides"
+            elif received.sop_class_uid != command.affected_sop_class_uid:
                 code = status.STORE_WARNING_DATA_SET_DOES_NOT_MATCH_SOP_CLASS
         except IntakeRefused as refused:
             code = _STATUS_OF.get(refused.failure_reason, refused.failure_reason)

@@ -7,17 +7,29 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 #: How long `make fuzz` searches.
 FUZZ_SECONDS ?= 60
+#: What `make chaos` does: instances of each of eight senders, faults in each test.
+CHAOS_INSTANCES ?= 150
+CHAOS_ROUNDS ?= 10
 #: What tests need of npm, each with its package.json.
 VALIDATOR := tests/support/fhir-validator
 AZURITE := tests/support/azurite
 
-.PHONY: demo test lint types layers check format fuzz bench docs clean
+.PHONY: demo test chaos commands lint types layers check format fuzz bench docs clean
 
 demo: $(VENV)/.ready  ## the whole flow with a sample study, on embedded defaults
 	$(BIN)/imaging-ingestion demo
 
-test: $(VENV)/.ready-dev $(VALIDATOR)/node_modules/.ready $(AZURITE)/node_modules/.ready  ## every test, against real servers
+READY_FOR_TESTS := commands $(VENV)/.ready-dev $(VALIDATOR)/node_modules/.ready $(AZURITE)/node_modules/.ready
+
+test: $(READY_FOR_TESTS)  ## every test, against real servers
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+chaos: $(READY_FOR_TESTS)  ## faults during ingest, longer than in `make test`
+	CHAOS_INSTANCES=$(CHAOS_INSTANCES) CHAOS_ROUNDS=$(CHAOS_ROUNDS) \
+		$(BIN)/pytest -n $(JOBS) --dist worksteal tests/chaos $(PYTEST_ARGS)
+
+commands:  # of Debian, that tests run
+	scripts/need_commands curl:curl npm:npm storescp:dcmtk setpriv:util-linux faketime:faketime
 
 lint: $(VENV)/.ready-dev  ## style and formatting
 	$(BIN)/ruff check .
@@ -67,7 +79,6 @@ $(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[dev]'
 	touch $(VENV)/.ready $@
 
-tests/support/%/node_modules/.ready: tests/support/%/package.json
-	scripts/need_commands curl:curl npm:npm storescp:dcmtk setpriv:util-linux
+tests/support/%/node_modules/.ready: tests/support/%/package.json | commands
 	npm install --prefix $(<D) --no-package-lock --no-audit --no-fund --silent
 	touch $@

@@ -46,7 +46,13 @@ DICOM_ROOTS = _find_dicom()
 
 
 #: Commands that tests run, and their Debian packages; `make test` installs them.
-COMMANDS = {"curl": "curl", "npm": "npm", "setpriv": "util-linux", "storescp": "dcmtk"}
+COMMANDS = {
+    "curl": "curl",
+    "faketime": "faketime",
+    "npm": "npm",
+    "setpriv": "util-linux",
+    "storescp": "dcmtk",
+}
 
 
 def pytest_sessionstart() -> None:

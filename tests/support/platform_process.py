@@ -34,6 +34,10 @@ class Platform:
     dimse_port: int = field(default_factory=free_port)
     #: A command that runs the one that follows it, in the same process.
     prefix: tuple[str, ...] = ()
+    #: Further options of `up`.
+    options: tuple[str, ...] = ()
+    #: More of `up`.
+    options: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,13 +64,14 @@ class Platform:
         """Start the process and wait until it says it is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [*self.prefix, sys.executable, "-m", "imaging_ingestion.cli.main", "up"]
-        command += ["--data", str(self.data), "--http-port", str(self.port)]
+        command += ["--data", str(self.data), "--http-port", str(self.port), *self.options]
         if self.site is None:
             command += ["--dimse-port", str(self.dimse_port)]
         else:
             file = self.folder / "site.yaml"
             file.write_text(self.site)
             command += ["-f", str(file)]
+        command += self.options
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=os.environ

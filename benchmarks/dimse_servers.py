@@ -47,7 +47,7 @@ class Scp:
 Start = Callable[[Path], AbstractContextManager[Scp]]
 
 
-_SITE = """\
+SITE = """\
 apiVersion: imaging-ingestion.alvearie.org/v1alpha1
 kind: DicomEventDrivenIngestion
 metadata: {name: core}
@@ -65,7 +65,7 @@ def ours(folder: Path) -> Iterator[Scp]:
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     site = folder / "site.yaml"
-    site.write_text(_SITE)
+    site.write_text(SITE)
     command = [sys.executable, "-m", "imaging_ingestion.cli.main", "up", "-f", str(site)]
     command += ["--data", str(folder / "ours"), "--http-port", "0", "--dimse-port", str(port)]
     with _process("imaging-ingestion", command, port, folder) as scp:

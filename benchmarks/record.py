@@ -1,6 +1,7 @@
-"""What recording instances costs in the manifest on SQLite, by the size of the batch.
+"""What recording instances costs in the manifest, by the size of the batch.
 
     python benchmarks/record.py
+    python benchmarks/record.py --url postgresql://…   (a new, empty database; else SQLite)
 
 One transaction records a batch; the instances are those of the real CT image, new each time, a
 hundred to a series. CPU and elapsed time of the whole process, milliseconds an instance, the

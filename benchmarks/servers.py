@@ -80,12 +80,15 @@ def orthanc(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def ours(folder: Path, *extra: str) -> Iterator[Server]:
-    """`imaging-ingestion up` on its embedded defaults."""
+def ours(folder: Path, *extra: str, dimse: bool = True) -> Iterator[Server]:
+    """`imaging-ingestion up`, on its embedded defaults unless `extra` says otherwise.
+
+    `dimse`: it has a DIMSE service, which takes a free port.
+    """
     port = free_port()
     command = [sys.executable, "-m", "imaging_ingestion.cli.main", "up"]
-    command += ["--data", str(folder / "ours"), "--http-port", str(port), "--dimse-port", "0"]
-    command += extra
+    command += ["--data", str(folder / "ours"), "--http-port", str(port)]
+    command += [*(("--dimse-port", "0") if dimse else ()), *extra]
     with _process(
         "imaging-ingestion",
         command,

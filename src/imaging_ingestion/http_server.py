@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
@@ -20,6 +20,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from imaging_ingestion.workers.turns import Entrance, accept
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,7 @@ KEEP_ALIVE = 75  # seconds
 HIGH_WATER = 1 << 16
 #: Bytes of a request's head, or of anything else that is no body.
 HEAD = 64 << 10
+_SHORTAGE = 0.1  # seconds until a connection is accepted again when descriptors are short
 HEAD_TIMEOUT = 30.0  # seconds from the first byte of a head, or from the connection, to its end
 
 _TOO_LARGE = b"the head of a request may have at most %d bytes" % HEAD
@@ -38,11 +41,17 @@ _TOO_SLOW = b"the head of the request did not come in time"
 
 
 class HttpServer:
-    """Serves one application on one address. `port` 0 takes a free one."""
+    """Serves one application on one address. `port` 0 takes a free one.
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        self._socket = _listen(host, port)
-        self.port: int = self._socket.getsockname()[1]
+    With an `entrance` it accepts there, as other processes do.
+    """
+
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, *, entrance: Entrance | None = None
+    ) -> None:
+        """Raises OSError."""
+        self._sockets = [listening_socket(host, port)] if entrance is None else entrance.sockets
+        self.port: int = self._sockets[0].getsockname()[1]
         httptools_impl.HIGH_WATER_LIMIT = HIGH_WATER  # type: ignore[attr-defined]
         config = uvicorn.Config(
             _Expectations(app),
@@ -57,12 +66,12 @@ class HttpServer:
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,
         )
-        self._server = _Server(config)
+        self._server = _Server(config) if entrance is None else _SharingServer(config, entrance)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to answer. Raises RuntimeError if the server ends at once."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        self._task = asyncio.create_task(self._server.serve(sockets=list(self._sockets)))
         while not self._server.started:
             done, _ = await asyncio.wait({self._task}, timeout=0.01)
             if done:
@@ -73,7 +82,8 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
-        self._socket.close()
+        for listening in self._sockets:
+            listening.close()
 
 
 class _Server(uvicorn.Server):
@@ -82,6 +92,49 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _SharingServer(_Server):
+    """Accepts when it is its turn."""
+
+    def __init__(self, config: uvicorn.Config, entrance: Entrance) -> None:
+        super().__init__(config)
+        self._turn = entrance.turn
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.Server."""
+        await super().startup([])
+        for listening in sockets or []:
+            self._accepting.append(asyncio.create_task(self._accept(listening)))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn.Server."""
+        self._turn.leave()
+        for task in self._accepting:
+            task.cancel()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+        await super().shutdown(sockets)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await accept(listening, self._turn)
+                await loop.connect_accepted_socket(self._protocol, connection)
+            except OSError as error:
+                log.warning("http.not_accepted", error=str(error))
+                await asyncio.sleep(_SHORTAGE)  # of descriptors or memory
+            self._count()
+
+    def _protocol(self) -> _Protocol:
+        protocol = _Protocol(self.config, self.server_state, {})
+        protocol.on_lost = self._count
+        return protocol
+
+    def _count(self) -> None:
+        self._turn.have(len(self.server_state.connections))
 
 
 class _Log(logging.Handler):
@@ -140,6 +193,7 @@ class _Protocol(HttpToolsProtocol):
         self.logger = _LOGGER
         self._no_body = 0  # bytes read since the last that was of a body
         self._head_timer: asyncio.TimerHandle | None = None
+        self.on_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -148,6 +202,8 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
         super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     def data_received(self, data: bytes) -> None:
         self._no_body += len(data)
@@ -211,8 +267,8 @@ _LOGGER = logging.Logger("http", logging.WARNING)
 _LOGGER.addHandler(_Log())
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError with the address in its message."""
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises OSError with the address in its message."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol must be named: asyncio sends small pieces at once (TCP_NODELAY) only where it is,
     # and every streamed answer waits 40 ms for the client's delayed ACK otherwise.
@@ -220,6 +276,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error

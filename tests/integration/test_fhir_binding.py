@@ -32,7 +32,8 @@ from imaging_ingestion.manifest import revision
 from imaging_ingestion.manifest.database import Database, open_database
 from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import migrate
-from imaging_ingestion.manifest.record import delete_instances, record_batch
+from imaging_ingestion.manifest.deletion import delete_instances
+from imaging_ingestion.manifest.record import record_batch
 
 DEADLINE = 30.0  # seconds for what happens by itself
 PATIENT_TAKEN_TWICE = {"system": "urn:oid:1.2.3", "value": "P1"}

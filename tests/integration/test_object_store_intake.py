@@ -11,6 +11,7 @@ import pytest
 from cloud_spaces import cloud_space
 from instances import padded, with_uids
 from object_stores import AzuriteStore, SwiftStore
+from removals import remove_unneeded
 from spaces import get, names
 from store_link import store_link
 
@@ -30,6 +31,8 @@ Store = SwiftStore | AzuriteStore
 
 class RecordingBroker(GroupCommit):
     """The accepting half of a broker: group commit into a real manifest."""
+
+    database: SqliteDatabase
 
     async def accept(self, stored: StoredInstance) -> StoreOutcome:
         return await super().accept(stored)
@@ -51,6 +54,7 @@ async def broker(tmp_path: Path) -> AsyncIterator[RecordingBroker]:
     database = SqliteDatabase(tmp_path / "manifest.db")
     await migrate(database)
     recording = RecordingBroker(database, timedelta(seconds=30), lambda: None)
+    recording.database = database
     yield recording
     await recording.stop()
     await database.close()
@@ -86,6 +90,7 @@ async def test_instances_of_any_size_are_stored_byte_for_byte_and_replaced_ones_
         assert again.result is StoreResult.UNCHANGED
         other = padded(small[0], 1000)
         assert (await send(space, broker, other)).result is StoreResult.REPLACED
+        assert await remove_unneeded(broker.database, space) == 1
         contents = [await get(space, name) for name in await names(space)]
         assert sorted(contents) == sorted([other, *small[1:], large])
         assert space.gathered == 0

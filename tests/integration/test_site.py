@@ -108,7 +108,10 @@ def test_up_says_what_it_is_ready_at_and_ends_with_0_when_it_is_told_to(
         first = process.stdout.readline()
         assert first.startswith("imaging-ingestion is ready at http://127.0.0.1:")
         url = first.split()[-1]
-        assert get(f"{url}/healthz/ready") == {"status": "ready"}
+        assert get(f"{url}/healthz/ready") == {
+            "status": "ready",
+            "brokers": {"core": {"kind": "embedded"}},
+        }
         process.send_signal(number)
         rest = process.stdout.read()
         process.wait(60)

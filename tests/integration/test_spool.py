@@ -26,7 +26,7 @@ from storage_peers import Collector, destination
 from tunnel_proxies import Behind, eventually, new_root, proxies, running_proxy
 
 from imaging_ingestion.dimse.acceptor import AcceptorPolicy, ContextPolicy
-from imaging_ingestion.tunnel.error import SettingsError
+from imaging_ingestion.nats_client.settings import SettingsError
 
 __all__ = ["nats"]
 

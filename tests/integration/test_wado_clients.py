@@ -228,7 +228,9 @@ def test_curl_searches_and_retrieves(
     status, body = curl(f"{platform.dicomweb}/studies?StudyDate=yesterday")
     assert status == 400
     assert "StudyDate" in json.loads(body)["detail"]
-    status, body = curl("-X", "DELETE", url)
-    assert status == 501
     status, body = curl(f"{url}/frames/2")
     assert (status, json.loads(body)["title"]) == (404, "Not Found")
+    status, body = curl("-X", "DELETE", url)
+    assert (status, body) == (204, b"")
+    status, body = curl("-H", "Accept: application/dicom", url)
+    assert status == 410

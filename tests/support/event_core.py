@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import zstandard
 from sqlalchemy.engine import Connection
 
-from imaging_ingestion.brokers.embedded import BrokerSettings, EmbeddedBroker
+from imaging_ingestion.brokers.carried import CarriedBroker
+from imaging_ingestion.brokers.dispatcher import BrokerSettings
+from imaging_ingestion.brokers.jetstream import JetStreamBroker
+from imaging_ingestion.brokers.log_broker import LogBroker
 from imaging_ingestion.events.broker import Delivered
 from imaging_ingestion.events.model import Event
 from imaging_ingestion.events.stored import StoredInstance
@@ -27,8 +31,11 @@ from imaging_ingestion.manifest.ledger import LedgerEntry
 from imaging_ingestion.manifest.record import record_batch
 from imaging_ingestion.manifest.schema import delivery, delivery_count
 
+OfBroker = TypeVar("OfBroker", bound=LogBroker)
+
 DEADLINE = 30.0  # seconds; a loaded machine is slow
 SECOND = 1_000_000  # microseconds
+_ARRIVALS = itertools.count()
 
 
 def stored(
@@ -55,7 +62,7 @@ def stored(
         sop_instance_uid=sop,
         sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        object_name=f"{study}/{series}/{sop}-{content}",
+        object_name=f"{study}/{series}/{sop}-{content}-{next(_ARRIVALS)}",
         object_size=len(content),
         sha256=hashlib.sha256(content.encode()).digest(),
         study={"patient_id": "P", "attributes": study_attributes},
@@ -172,7 +179,7 @@ def settings(**fields: Any) -> BrokerSettings:
 
 
 @asynccontextmanager
-async def running(broker: EmbeddedBroker) -> AsyncIterator[EmbeddedBroker]:
+async def running(broker: OfBroker) -> AsyncIterator[OfBroker]:
     """Start a broker and stop it at the end."""
     await broker.start()
     try:
@@ -181,11 +188,20 @@ async def running(broker: EmbeddedBroker) -> AsyncIterator[EmbeddedBroker]:
         await broker.stop()
 
 
-def kill(broker: EmbeddedBroker) -> None:
+def kill(broker: LogBroker) -> None:
     """End a broker's work as kill -9 does: nothing is finished, nothing is given back."""
-    for dispatcher in broker._dispatchers.values():
-        assert dispatcher._task is not None
-        dispatcher._task.cancel()
+    tasks = [dispatcher._task for dispatcher in broker._dispatchers.values()]
+    if isinstance(broker, CarriedBroker):
+        tasks.append(broker.outbox._task)
+    if isinstance(broker, JetStreamBroker):
+        tasks += [consumer._task for consumer in broker._consumers]
+        tasks.append(broker.link._connection._task)
+        client = broker.link._connection._client
+        if client is not None:
+            client._transport.close()
+    for task in tasks:
+        assert task is not None
+        task.cancel()
 
 
 async def ledger_of(database: Database, **filters: Any) -> list[LedgerEntry]:

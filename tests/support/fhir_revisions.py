@@ -9,7 +9,8 @@ from recorded import DELAY_US, data_set, stored_instance
 
 from imaging_ingestion.events.model import StudyRevision
 from imaging_ingestion.manifest import revision
-from imaging_ingestion.manifest.record import delete_instances, record_batch
+from imaging_ingestion.manifest.deletion import delete_instances
+from imaging_ingestion.manifest.record import record_batch
 from imaging_ingestion.manifest.schema import metadata
 
 BASE = "http://pacs.example/dicom-web"

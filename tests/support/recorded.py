@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import time
 
 import pydicom
@@ -19,6 +20,8 @@ from imaging_ingestion.manifest.record import record_batch
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 DELAY_US = 30_000_000
+
+_ARRIVALS = itertools.count()
 
 
 def data_set(**attributes: object) -> Dataset:
@@ -61,7 +64,7 @@ def stored_instance(made: Dataset, space: str = "default") -> StoredInstance:
         sop_instance_uid=str(made.SOPInstanceUID),
         sop_class_uid=str(made.SOPClassUID),
         transfer_syntax_uid=header.transfer_syntax_uid,
-        object_name=f"{made.SOPInstanceUID}.dcm",
+        object_name=f"{made.SOPInstanceUID}-{next(_ARRIVALS)}.dcm",
         object_size=len(content),
         sha256=hashlib.sha256(content).digest(),
         study=columns.study,

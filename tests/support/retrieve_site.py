@@ -26,9 +26,9 @@ from imaging_ingestion.dicomweb.service import DicomwebService, DicomwebSettings
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.intake import Intake, IntakeRefused, Received
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import migrate
-from imaging_ingestion.manifest.record import delete_instances
 from imaging_ingestion.storage.directory import DirectorySpace
 
 INSTANCE = "/studies/{0}/series/{1}/instances/{2}"

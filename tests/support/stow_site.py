@@ -18,6 +18,7 @@ import msgspec
 import sqlalchemy as sa
 from instances import multipart
 from multidict import CIMultiDict
+from removals import remove_unneeded
 from retrieve_site import Answer, RetrieveSite
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -122,7 +123,8 @@ class StowSite(RetrieveSite):
         return store_response_of(answer)
 
     async def objects(self) -> list[str]:
-        """The names of all objects in the space."""
+        """The names of all objects in the space, but those that are to go."""
+        await remove_unneeded(self.database, self.space)
         return sorted([name async for name in self.space.names()])
 
     def left_over(self) -> list[Path]:

@@ -49,6 +49,7 @@ async def call(
     port: int,
     *proposals: Proposal,
     calling: str = "TEST",
+    called: str = AE_TITLE,
     settings: ConnectSettings | None = None,
 ) -> Association:
     """An association with the service at a port, by our own requestor."""
@@ -56,7 +57,7 @@ async def call(
         "127.0.0.1",
         port,
         proposals,
-        called_ae_title=AE_TITLE,
+        called_ae_title=called,
         calling_ae_title=calling,
         settings=settings,
     )

@@ -1,4 +1,4 @@
-"""Our own REST API: the log, the ledger, revisions, lists; described at /api/docs.
+"""Our own REST API: log, ledger, revisions, lists, deletion, quarantine; described at /api/docs.
 
 Every list is read in pages by key. Whatever is wrong is answered by a problem document (RFC 9457),
 as DICOMweb does it. Nothing here makes a browser ask another host: hospitals keep theirs inside.
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from imaging_ingestion import __version__
-from imaging_ingestion.api import ledger, lists, log
+from imaging_ingestion.api import arrivals, deletion, ledger, lists, log, quarantine
 from imaging_ingestion.api.core import CoreHandle
 from imaging_ingestion.api.docs_page import docs_page
 from imaging_ingestion.api.schemas import PROBLEM, describe
@@ -53,9 +53,10 @@ def create_api(cores: Mapping[str, CoreHandle]) -> FastAPI:
     )
     api.state.cores = cores
     api.state.stopping = asyncio.Event()
-    for module in (log, ledger, lists):
+    modules = (log, ledger, lists, deletion, quarantine)
+    for module in modules:
         api.include_router(module.router)
-    describe(api, (*log.ANSWERS, *ledger.ANSWERS, *lists.ANSWERS))
+    describe(api, [one for module in modules for one in module.ANSWERS], beside=arrivals.PATHS)
 
     @api.get("/docs", include_in_schema=False)
     async def get_docs() -> HTMLResponse:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
 from fastapi import Depends, Path, Query, Request, Response
 
+from imaging_ingestion.brokers.deletion import Deletion
+from imaging_ingestion.brokers.quarantine import Quarantine
 from imaging_ingestion.dicomweb.problem import not_found
 from imaging_ingestion.events.broker import Broker
 from imaging_ingestion.manifest.database import Database
 from imaging_ingestion.manifest.event_data import RootsOf
+from imaging_ingestion.manifest.retention import Rules
 
 #: Rows of one answer at most.
 PAGE = 1000
@@ -39,6 +42,9 @@ class CoreHandle:
     spaces: tuple[str, ...]
     next_commit: Callable[[], asyncio.Event]
     roots_of: RootsOf
+    deletion: Deletion | None = None
+    quarantine: Quarantine | None = None
+    rules: Mapping[str, Rules] = field(default_factory=dict)
 
 
 def core_of(

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.engine import Connection
 
 from imaging_ingestion.api.core import (
     LARGEST_NUMBER,
@@ -26,8 +27,11 @@ from imaging_ingestion.api.schemas import answers
 from imaging_ingestion.dicomweb.problem import not_found
 from imaging_ingestion.events.model import StudyRevision
 from imaging_ingestion.manifest import overview, revision
+from imaging_ingestion.manifest.held import number_waiting
 from imaging_ingestion.manifest.overview import StudySummary
+from imaging_ingestion.manifest.retention import Rules
 from imaging_ingestion.manifest.revision_text import pieces_of
+from imaging_ingestion.manifest.usage import Usage, all_usage
 
 router = APIRouter()
 
@@ -52,10 +56,30 @@ class Revisions(msgspec.Struct, frozen=True):
     revisions: list[RevisionNumber]
 
 
+class SpaceUse(msgspec.Struct, frozen=True):
+    """What a space holds, how much waits in quarantine, and what it may hold.
+
+    `bytes` are those of the objects of live instances; `max_age` is in seconds.
+    """
+
+    space: str
+    instances: int
+    bytes: int
+    quarantined: int
+    max_size: int | None
+    max_age: float | None
+
+
 class Spaces(msgspec.Struct, frozen=True):
     """The names of a core's storage spaces."""
 
     spaces: tuple[str, ...]
+
+
+class SpacesUse(msgspec.Struct, frozen=True):
+    """What each of a core's storage spaces holds."""
+
+    spaces: list[SpaceUse]
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -79,7 +103,7 @@ class KnownObjectsRequest(BaseModel):
 
 
 #: For the OpenAPI document.
-ANSWERS = (Studies, Revisions, StudyRevision, Spaces, Known)
+ANSWERS = (Studies, Revisions, StudyRevision, Spaces, SpacesUse, Known)
 
 
 @router.get("/studies", summary="The studies, newest first", responses=answers(Studies))
@@ -131,6 +155,26 @@ async def _unpacking(packed: bytes) -> AsyncIterator[bytes]:
 @router.get("/spaces", summary="The storage spaces", responses=answers(Spaces))
 async def get_spaces(core: Core) -> Response:
     return json_answer(Spaces(core.spaces))
+
+
+@router.get(
+    "/spaces/use",
+    summary="What the storage spaces hold, and may hold",
+    responses=answers(SpacesUse),
+)
+async def get_spaces_use(core: Core) -> Response:
+    held_by, waiting = await core.database.read(_use)
+    found = []
+    for space in core.spaces:
+        usage, rules = held_by.get(space, Usage()), core.rules.get(space, Rules(None, None))
+        max_age = None if rules.max_age is None else rules.max_age / 1_000_000
+        number = waiting.get(space, 0)
+        found.append(SpaceUse(space, usage.instances, usage.bytes, number, rules.max_size, max_age))
+    return json_answer(SpacesUse(found))
+
+
+def _use(connection: Connection) -> tuple[dict[str, Usage], dict[str, int]]:
+    return all_usage(connection), number_waiting(connection)
 
 
 @router.post(

@@ -24,9 +24,10 @@ from imaging_ingestion.api.core import (
 )
 from imaging_ingestion.api.schemas import answers
 from imaging_ingestion.dicomweb.problem import not_found
+from imaging_ingestion.events.attributes import is_json
 from imaging_ingestion.events.model import DICOM_AVAILABLE, IMAGE_STORED, ChangeKind
 from imaging_ingestion.manifest import changes
-from imaging_ingestion.manifest.changes import Change, Page
+from imaging_ingestion.manifest.changes import Change, Page, event_of_published
 from imaging_ingestion.manifest.database import is_away
 from imaging_ingestion.manifest.event_data import event_data, event_of
 
@@ -143,7 +144,7 @@ async def _within(commit: asyncio.Event, seconds: float) -> None:
         return
 
 
-@router.get("/events/{number}", summary="The data of an event about an instance")
+@router.get("/events/{number}", summary="The data of an event of the log")
 async def get_event_data(
     core: Core,
     number: Annotated[int, Path(ge=1, le=LARGEST_NUMBER, description="Number in the log.")],
@@ -151,9 +152,16 @@ async def get_event_data(
         str, Query(alias="type", pattern=f"^({IMAGE_STORED}|{DICOM_AVAILABLE})$")
     ] = IMAGE_STORED,
 ) -> Response:
-    """What the `dataref` of such an event leads to."""
+    """What the `dataref` of an event about an instance, or from outside, leads to."""
     page = await core.database.read(changes.since, number - 1, 1)
     entry = next((entry for entry in page.entries if entry.seq == number), None)
+    if entry is not None and entry.kind == ChangeKind.PUBLISHED:
+        published = event_of_published(entry)
+        if published.data is not None:
+            # Whatever it says that it is, no browser is to run it.
+            json = is_json(published.content_type)
+            media_type = "application/json" if json else "application/octet-stream"
+            return Response(published.data, media_type=media_type)
     if entry is None or entry.kind not in {ChangeKind.STORED, ChangeKind.REPLACED}:
         raise not_found(f"entry {number} of the log is not about a stored instance")
     event = event_of(entry, event_type, core.name)

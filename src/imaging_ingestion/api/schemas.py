@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -38,14 +38,22 @@ def answers(answer: type[msgspec.Struct]) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe(api: FastAPI, structs: Iterable[type[msgspec.Struct]]) -> None:
-    """Let the API's OpenAPI document have the schemas of its answers."""
+def describe(
+    api: FastAPI,
+    structs: Iterable[type[msgspec.Struct]],
+    beside: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Let the API's OpenAPI document have the schemas of its answers.
+
+    `beside` are paths of the same server that are not below the API's root.
+    """
     make = api.openapi
 
     def openapi() -> dict[str, Any]:
         if api.openapi_schema is None:
             document = make()
             _, schemas = msgspec.json.schema_components([Problem, *structs], ref_template=_TEMPLATE)
+            document["paths"].update(beside)
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
             api.openapi_schema = document
         return api.openapi_schema

@@ -11,12 +11,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 import aiohttp
 
 from imaging_ingestion.events.broker import RefusedError, TryAgainError
+from imaging_ingestion.events.retry import retry_after_seconds
 
 CONNECT_TIMEOUT = 10.0  # seconds
 #: A target that takes nothing for this long while a request is being sent counts as gone.
@@ -213,16 +213,7 @@ def is_for_now(answer: Answer) -> bool:
 
 def retry_after(answer: Answer, now: datetime | None = None) -> float | None:
     """The seconds that a target wants to be left alone, from its Retry-After header."""
-    value = (answer.header("Retry-After") or "").strip()
-    if value.isascii() and value.isdecimal():
-        return float(value[:15])
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        return None
-    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+    return retry_after_seconds(answer.header("Retry-After"), now)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -44,6 +44,11 @@ class Api:
         query = urlencode({k: v for k, v in (parameters or {}).items() if v is not None})
         return self._call(f"/api/{path}{'?' if query else ''}{query}", json.dumps(body).encode())
 
+    def delete(self, path: str, parameters: Mapping[str, object] | None = None) -> Any:
+        """DELETE a resource below /api. Raises ApiError."""
+        query = urlencode({k: v for k, v in (parameters or {}).items() if v is not None})
+        return self._call(f"/api/{path}{'?' if query else ''}{query}", None, "DELETE")
+
     def rows(self, resource: str, parameters: Mapping[str, object]) -> Iterator[dict[str, Any]]:
         """All rows of a list, page by page. Raises ApiError."""
         after = None
@@ -54,9 +59,12 @@ class Api:
             if after is None:
                 return
 
-    def _call(self, path: str, data: bytes | None) -> Any:
+    def _call(self, path: str, data: bytes | None, method: str | None = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-            self._root + path, data=data, headers={"Content-Type": "application/json"}
+            self._root + path,
+            data=data,
+            headers={"Content-Type": "application/json"},
+            method=method,
         )
         try:
             with self._opener.open(request, timeout=_TIMEOUT) as answer:

@@ -102,6 +102,9 @@ def up(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that share the work, on the same ports.")
+    ] = 1,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log lines as JSON, on standard error.")
     ] = False,
@@ -114,7 +117,7 @@ def up(
     """
     from imaging_ingestion.cli.up import run
 
-    run(file or [], data, host, http_port, dimse_port, log_json=log_json)
+    run(file or [], data, host, http_port, dimse_port, workers=workers, log_json=log_json)
 
 
 spool = typer.Typer(help="What a proxy in mode spool keeps.", no_args_is_help=True)
@@ -182,6 +185,9 @@ def run_proxy(
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, envvar="HTTP_PORT", help="Its port; 0: a free one.")
     ] = 8080,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that share the work, on the same ports.")
+    ] = 1,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Log lines as JSON, on standard error.")
     ] = False,
@@ -195,7 +201,7 @@ def run_proxy(
     """
     from imaging_ingestion.cli.run import run_proxy as command
 
-    command(file or [], http_host, http_port, log_json=log_json)
+    command(file or [], http_host, http_port, workers=workers, log_json=log_json)
 
 
 @app.command()
@@ -384,6 +390,167 @@ def replay(
     from imaging_ingestion.cli.lists import replay_deliveries
 
     replay_deliveries(url, core=core, binding=binding, state=state, study=study, as_json=as_json)
+
+
+SiteFile = Annotated[
+    list[Path] | None,
+    typer.Option("-f", "--file", help="Site file (YAML); may be repeated.", show_default=False),
+]
+Grace = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Objects younger than that are left out: a running site may be recording them. 0 "
+        "where no site is running.",
+    ),
+]
+
+
+@app.command()
+def check(
+    file: SiteFile = None,
+    data: Annotated[Path, typer.Option(help="Folder of the site's data.")] = Path("data"),
+    space: Annotated[str | None, typer.Option(help="Only this storage space.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every object and compare its SHA-256.")
+    ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Repair what can be without any loss; each line says how."),
+    ] = False,
+    grace: Grace = 300,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line on standard output, for machines.")
+    ] = False,
+) -> None:
+    """Compare the storage spaces of a site with its manifest; the site may run or not.
+
+    Told are objects that are missing, that nothing refers to, and of a wrong size or (with --deep)
+    digest. Exit code 0 if there are none; 1 if there are; 2 if it could not be found out.
+    """
+    from datetime import timedelta
+
+    from imaging_ingestion.cli.check import run
+
+    run(
+        file or [],
+        data,
+        space=space,
+        deep=deep,
+        repair=repair,
+        grace=timedelta(seconds=grace),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def rebuild(
+    file: SiteFile = None,
+    data: Annotated[Path, typer.Option(help="Folder of the site's data.")] = Path("data"),
+    space: Annotated[str | None, typer.Option(help="Only this storage space.")] = None,
+    announce: Annotated[
+        bool,
+        typer.Option("--announce", help="Announce what is recorded, as if it had just arrived."),
+    ] = False,
+    grace: Grace = 300,
+    as_json: Json = False,
+) -> None:
+    """Record what lies in the storage spaces of a site and its manifest does not know.
+
+    It makes a manifest that was lost, and goes on where it was stopped. Exit code 0; 1 if objects
+    were left out, with the reasons; 2 if it failed.
+    """
+    from datetime import timedelta
+
+    from imaging_ingestion.cli.rebuild import run
+
+    run(
+        file or [],
+        data,
+        space=space,
+        announce=announce,
+        grace=timedelta(seconds=grace),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def delete(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    series: Annotated[str | None, typer.Option(help="Only this Series Instance UID.")] = None,
+    instance: Annotated[
+        str | None, typer.Option(help="Only this SOP Instance UID; with --series.")
+    ] = None,
+    space: Annotated[str, typer.Option(help="The storage space.")] = "default",
+    url: Url = "http://127.0.0.1:8080",
+    core: Core = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a study, a series or an instance from a running server. Nothing brings it back.
+
+    Exit code 0; 1 if it is not there or no server answers; 2 if it was not confirmed.
+    """
+    from imaging_ingestion.cli.delete import delete as command
+
+    command(
+        url,
+        study,
+        series=series,
+        instance=instance,
+        space=space,
+        core=core,
+        is_sure=yes,
+        as_json=as_json,
+    )
+
+
+quarantine = typer.Typer(help="What a running server keeps aside.", no_args_is_help=True)
+app.add_typer(quarantine, name="quarantine")
+Numbers = Annotated[list[int], typer.Argument(metavar="NUMBER", min=1, help="As `list` says.")]
+
+
+@quarantine.command("list")
+def quarantine_list(
+    url: Url = "http://127.0.0.1:8080",
+    space: Annotated[str | None, typer.Option(help="Only of this storage space.")] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Those about which has been decided, too.")
+    ] = False,
+    core: Core = None,
+    as_json: Json = False,
+) -> None:
+    """List the instances that are kept aside, and why."""
+    from imaging_ingestion.cli.quarantine import show_quarantine
+
+    show_quarantine(url, core=core, space=space, resolved=resolved, as_json=as_json)
+
+
+@quarantine.command("accept")
+def quarantine_accept(
+    numbers: Numbers,
+    url: Url = "http://127.0.0.1:8080",
+    core: Core = None,
+    as_json: Json = False,
+) -> None:
+    """Record instances after all: each replaces what the space has."""
+    from imaging_ingestion.cli.quarantine import decide
+
+    decide(url, numbers, "accept", core=core, as_json=as_json)
+
+
+@quarantine.command("discard")
+def quarantine_discard(
+    numbers: Numbers,
+    url: Url = "http://127.0.0.1:8080",
+    core: Core = None,
+    as_json: Json = False,
+) -> None:
+    """Give instances up: their objects are removed."""
+    from imaging_ingestion.cli.quarantine import decide
+
+    decide(url, numbers, "discard", core=core, as_json=as_json)
 
 
 @app.command()

@@ -9,8 +9,21 @@ import sys
 import structlog
 
 
-def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
-    """One line per event on standard error, with keys; none below `level`."""
+def configure_logging(
+    *, as_json: bool = False, level: int = logging.INFO, worker: int | None = None
+) -> None:
+    """One line per event on standard error, with keys; none below `level`.
+
+    `worker` is the number of this process among those that do the same.
+    """
+
+    def add_worker(
+        _logger: object, _method: str, entry: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if worker is not None:
+            entry["worker"] = worker
+        return entry
+
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -19,6 +32,7 @@ def configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> No
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_worker,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,6 +18,9 @@ from imaging_ingestion.cli.terminal import plain
 from imaging_ingestion.resources.plan import DIMSE_PORT, SitePlan
 from imaging_ingestion.resources.planner import built_in_plan, runnable, with_dimse_port
 from imaging_ingestion.resources.site_file import SiteError, read_site
+
+if TYPE_CHECKING:
+    from imaging_ingestion.site import RunningSite
 
 log = structlog.get_logger(__name__)
 
@@ -31,23 +36,41 @@ def run(
     http_port: int,
     dimse_port: int | None,
     *,
+    workers: int = 1,
     log_json: bool = False,
 ) -> None:
     """Run until SIGINT or SIGTERM; exit code 2 if the site cannot be run.
 
-    `dimse_port` is for the one DIMSE service of the site; None: as the site says.
+    `dimse_port` is for the one DIMSE service of the site; None: as the site says. `workers` are
+    processes; with more than one, this process watches them.
     """
     configure_logging(as_json=log_json)
+    ended = 0
+
+    def serve() -> None:
+        nonlocal ended
+        plan = plan_of(files, dimse_port)
+        if workers == 1:
+            _serve(plan, data, host, http_port)
+        else:
+            ended = _supervise(plan, data, host, http_port, workers, log_json=log_json)
+
+    raise SystemExit(_exit_code(serve) or ended)
+
+
+def _exit_code(serve: Callable[[], None]) -> int:
+    """0, or 2 if the site cannot be run: why is said on standard error."""
     try:
-        _serve(plan_of(files, dimse_port), data, host, http_port)
+        serve()
     except SiteError as error:
         print("The site cannot be run:", file=sys.stderr)
         for problem in error.problems:
             print(f"  {plain(problem)}", file=sys.stderr)
-        raise SystemExit(2) from error
+        return 2
     except OSError as error:
         print(f"imaging-ingestion: {plain(in_words(error))}", file=sys.stderr)
-        raise SystemExit(2) from error
+        return 2
+    return 0
 
 
 def in_words(error: OSError) -> str:
@@ -59,35 +82,60 @@ def in_words(error: OSError) -> str:
 def plan_of(files: Sequence[Path], dimse_port: int | None) -> SitePlan:
     """What is to be run: the files' resources, or the built-in site. Raises SiteError."""
     if not files:
-        return built_in_plan(DIMSE_PORT if dimse_port is None else dimse_port)
+        sink = os.environ.get("K_SINK")
+        return built_in_plan(DIMSE_PORT if dimse_port is None else dimse_port, sink=sink)
     plan = runnable(read_site(files))
     return plan if dimse_port is None else with_dimse_port(plan, dimse_port)
 
 
 def _serve(plan: SitePlan, data: Path, host: str, http_port: int) -> None:
     # Late, so that a mistake in a site file is told at once.
-    from imaging_ingestion.site import RunningSite, run_site
+    from imaging_ingestion.site import run_site
 
     def ready(site: RunningSite) -> None:
-        print(f"imaging-ingestion is ready at {site.base_url}")
-        print(f"  DICOMweb  {site.base_url}/dicom-web")
-        for core in plan.cores:
-            for space in core.spaces:
-                print(f"            {site.base_url}/spaces/{space.name}/dicom-web")
-        for number, entity in enumerate(site.dimse):
-            over = " (TLS)" if entity.tls else ""
-            print(f"  {'' if number else 'DIMSE':<9} {entity}{over}")
-            if entity.port is not None and entity.subject is not None:
-                print(f"            {entity.ae_title} over NATS ({entity.subject})")
-        for number, proxy in enumerate(site.proxies):
-            print(f"  {'' if number else 'proxy':<9} {proxy.name}: {proxy}")
-        print(f"  API       {site.base_url}/api/docs")
-        print(f"  data      {data.resolve()}", flush=True)
+        print(_words(plan, data, site), flush=True)
 
     tune_interpreter()
     raise_file_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(run_site(plan, data=data, host=host, http_port=http_port, ready=ready))
+
+
+def _supervise(
+    plan: SitePlan, data: Path, host: str, http_port: int, workers: int, *, log_json: bool
+) -> int:
+    from imaging_ingestion.cli.up_workers import Workers, share
+
+    raise_file_limit()
+    shared = share(plan, data, host, http_port, workers)
+
+    def run(serve: Callable[[], None]) -> int:
+        tune_interpreter()
+        return _exit_code(serve)
+
+    words = partial(_words, plan, data)
+    return Workers(plan, data, host, shared, run, words, log_json=log_json).supervise(workers)
+
+
+def _words(plan: SitePlan, data: Path, site: RunningSite) -> str:
+    """Where the site answers, for people."""
+    lines = [
+        f"imaging-ingestion is ready at {site.base_url}",
+        f"  DICOMweb  {site.base_url}/dicom-web",
+    ]
+    for core in plan.cores:
+        for space in core.spaces:
+            lines.append(f"            {site.base_url}/spaces/{space.name}/dicom-web")
+    for number, entity in enumerate(site.dimse):
+        over = " (TLS)" if entity.tls else ""
+        lines.append(f"  {'' if number else 'DIMSE':<9} {entity}{over}")
+        if entity.port is not None and entity.subject is not None:
+            lines.append(f"            {entity.ae_title} over NATS ({entity.subject})")
+    for number, proxy in enumerate(site.proxies):
+        lines.append(f"  {'' if number else 'proxy':<9} {proxy.name}: {proxy}")
+    lines.append(f"  API       {site.base_url}/api/docs")
+    lines.append(f"  data      {data.resolve()}")
+    return "\n".join(lines)
 
 
 def tune_interpreter() -> None:

@@ -11,6 +11,9 @@ from typing import Final
 PROCESSING_FAILURE: Final = 0x0110
 #: 0111H: duplicate SOP instance, for a space that keeps what came first.
 DUPLICATE_SOP_INSTANCE: Final = 0x0111
+#: B111H, a warning of ours (Bxxx): it is stored, but kept aside until somebody decides. Warning
+#: Reason (0008,1196) of STOW-RS, and status of C-STORE: neither has one of its own for that.
+KEPT_ASIDE: Final = 0xB111
 #: 0122H: SOP class not supported.
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 #: A7xx: out of resources; the space is full. Ours: later it may not be.

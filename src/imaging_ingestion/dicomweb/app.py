@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from imaging_ingestion.dicomweb.delete import Delete
 from imaging_ingestion.dicomweb.problem import (
     HttpProblemError,
     answer_problem,
@@ -38,7 +39,7 @@ _LEVELS = (
 
 
 def create_dicomweb(service: DicomwebService) -> Starlette:
-    """STOW-RS, QIDO-RS and WADO-RS of one space, to be mounted at its DICOMweb root."""
+    """STOW-RS, QIDO-RS, WADO-RS and DELETE of one space, to be mounted at its DICOMweb root."""
     stow = Stow(service)
     routes: dict[str, dict[str, Handler]] = {}
     _add(routes, "POST", (("/studies", stow.store), ("/studies/{study}", stow.store)))
@@ -46,7 +47,8 @@ def create_dicomweb(service: DicomwebService) -> Starlette:
     _add(routes, "GET", Wado(service).handlers())
     for level in (*_LEVELS, _LEVELS[2] + "/frames/{frames}"):
         _add(routes, "GET", ((f"{level}/rendered", _later), (f"{level}/thumbnail", _later)))
-    _add(routes, "DELETE", ((level, _later) for level in _LEVELS))
+    delete = Delete(service).delete
+    _add(routes, "DELETE", ((level, delete) for level in _LEVELS))
     resources = [_resource(path, methods) for path, methods in routes.items()]
     resources.append(Route("/", _Capabilities(routes), methods=["OPTIONS", "GET"]))
     return Starlette(
@@ -80,9 +82,7 @@ def _resource(path: str, methods: dict[str, Handler]) -> Route:
 
 
 async def _later(_request: Request) -> Response:
-    raise not_implemented(
-        "rendered images, thumbnails, transcoding and deletion come in a later version"
-    )
+    raise not_implemented("rendered images, thumbnails and transcoding come in a later version")
 
 
 class _Capabilities:

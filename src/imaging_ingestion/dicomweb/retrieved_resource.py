@@ -76,11 +76,7 @@ async def look_up(service: DicomwebService, request: Request) -> RetrievedResour
     try:
         place, found = await service.database.read(_look_up, service.space_name, names)
     except UnknownResourceError as error:
-        if error.deleted:
-            raise HttpProblemError(
-                410, "Gone", f"{error} from space {service.space_name!r}"
-            ) from None
-        raise not_found(f"{error} in space {service.space_name!r}") from None
+        raise unknown_resource(error, service.space_name) from None
     return RetrievedResource(service, service.base_url(request), place, found)
 
 
@@ -101,6 +97,13 @@ def instance_url(base_url: str, instance: Instance) -> str:
         f"{base_url}/studies/{instance.study_instance_uid}"
         f"/series/{instance.series_instance_uid}/instances/{instance.sop_instance_uid}"
     )
+
+
+def unknown_resource(error: UnknownResourceError, space: str) -> HttpProblemError:
+    """410 for what was there once, 404 for anything else (H14)."""
+    if error.deleted:
+        return HttpProblemError(410, "Gone", f"{error} from space {space!r}")
+    return not_found(f"{error} in space {space!r}")
 
 
 def deleted_meanwhile() -> HttpProblemError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from starlette.requests import Request
 
+from imaging_ingestion.brokers.deletion import Deletion
 from imaging_ingestion.dicom.uid import is_uid
 from imaging_ingestion.dicomweb.negotiation import (
     Choice,
@@ -55,6 +56,9 @@ class DicomwebService:
     intake: Intake
     provider: str = ""
     settings: DicomwebSettings = field(default_factory=DicomwebSettings)
+    #: Told the studies of which a request has stored instances.
+    on_stored: Callable[[Collection[str]], None] | None = None
+    deletion: Deletion | None = None
 
     def base_url(self, request: Request) -> str:
         """The absolute DICOMweb root for Retrieve URLs, without a slash at the end (Q38)."""

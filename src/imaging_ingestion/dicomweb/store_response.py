@@ -15,9 +15,11 @@ import msgspec
 
 from imaging_ingestion.dicom.failure_reason import (
     DUPLICATE_SOP_INSTANCE,
+    KEPT_ASIDE,
     OUT_OF_RESOURCES,
     PROCESSING_FAILURE,
 )
+from imaging_ingestion.events.stored import StoreResult
 from imaging_ingestion.intake import IntakeRefused, Received
 
 PRIVATE_CREATOR = "IMAGING-INGESTION"
@@ -37,15 +39,20 @@ class PartOutcome:
 def status_of(outcomes: Sequence[PartOutcome]) -> int:
     """The HTTP status (table 10.5.3-1).
 
-    Where nothing could be stored for want of resources it is 503: the same request may succeed
-    later.
+    What is kept aside is stored with a warning: 202. Where nothing could be stored for want of
+    resources it is 503: the same request may succeed later.
     """
     reasons = {o.refused.failure_reason for o in outcomes if o.refused is not None}
     if not reasons:
-        return 200
+        return 202 if any(map(_is_kept_aside, outcomes)) else 200
     if any(outcome.received is not None for outcome in outcomes):
         return 202
     return 503 if reasons <= {OUT_OF_RESOURCES, PROCESSING_FAILURE} else 409
+
+
+def _is_kept_aside(outcome: PartOutcome) -> bool:
+    received = outcome.received
+    return received is not None and received.result is StoreResult.QUARANTINED
 
 
 def retrieve_url(outcomes: Sequence[PartOutcome], base_url: str) -> str | None:
@@ -96,6 +103,9 @@ def _stored_item(number: int, received: Received, base_url: str) -> Dataset:
         "00081155": _value("UI", received.sop_instance_uid),
         "00081190": _value("UR", url),
     }
+    if received.result is StoreResult.QUARANTINED:  # what is at that URL, if anything, is another
+        item["00081190"] = {"vr": "UR"}
+        item["00081196"] = _value("US", KEPT_ASIDE)
     return item | _private(number, received.result.value, None, received.warnings)
 
 

@@ -89,6 +89,9 @@ class Stow:
             raise
         finally:
             outcomes = await storing.outcomes()
+            if self._service.on_stored is not None:
+                received = (one.received for one in outcomes)
+                self._service.on_stored({one.study_instance_uid for one in received if one})
         if broken is not None:
             await body.drain()
         return self._answer(outcomes, broken, base_url, offer)

@@ -23,15 +23,15 @@ from imaging_ingestion.events.model import (
     ChangeKind,
     Event,
 )
-from imaging_ingestion.manifest.prepared import Prepared
+from imaging_ingestion.manifest.prepared import Rows
 from imaging_ingestion.manifest.schema import change
 
 #: Entries that a read with a filter looks at, at most; it then says how far it came.
 SCAN = 20_000
 #: Any number that nobody else takes an advisory lock on in this database.
-_LOG_LOCK = sa.select(sa.func.pg_advisory_xact_lock(0x6C6F67))  # "log"
+_LOG_LOCK = 0x6C6F67  # "log"
 _COLUMNS = tuple(c.name for c in change.c if c.name != "seq")
-_INSERT = Prepared(sa.insert(change))
+_INSERT = Rows.inserted(change, lock=_LOG_LOCK)
 _IDS_AT_ONCE = 500
 
 _CARRIED_BY = {
@@ -76,10 +76,13 @@ def append(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None
     """
     if not rows:
         return
+    _INSERT.each(connection, [{name: row.get(name) for name in _COLUMNS} for row in rows])
+
+
+def lock(connection: Connection) -> None:
+    """Take the log's lock until the commit, for whoever adds entries by a statement of his own."""
     if connection.dialect.name == "postgresql":
-        connection.execute(_LOG_LOCK)
-    values = [{name: row.get(name) for name in _COLUMNS} for row in rows]
-    _INSERT.each(connection, values)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOG_LOCK)))
 
 
 def publish(connection: Connection, rows: Sequence[Mapping[str, object]]) -> int:
@@ -102,6 +105,24 @@ def publish(connection: Connection, rows: Sequence[Mapping[str, object]]) -> int
             new.pop((source, event_id), None)
     append(connection, list(new.values()))
     return len(new)
+
+
+def published_numbers(
+    connection: Connection, identities: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], int]:
+    """The numbers of published events by source and id; of those that are there."""
+    wanted = set(identities)
+    ids = sorted({event_id for _, event_id in wanted})
+    found: dict[tuple[str, str], int] = {}
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        rows = connection.execute(
+            sa.select(change.c.source, change.c.event_id, change.c.seq).where(  # change_published
+                change.c.kind == sa.literal_column(f"'{ChangeKind.PUBLISHED.value}'"),
+                change.c.event_id.in_(ids[start : start + _IDS_AT_ONCE]),
+            )
+        )
+        found |= {(row.source, row.event_id): row.seq for row in rows}
+    return {identity: number for identity, number in found.items() if identity in wanted}
 
 
 def since(
@@ -187,6 +208,21 @@ def event_of_published(entry: Change) -> Event:
     """The event of an entry of kind `published`."""
     event = msgspec.json.decode(entry.detail or "", type=Event)
     return msgspec.structs.replace(event, seq=entry.seq)
+
+
+def published_detail(event: Event, *, by_carrier: bool = False) -> str:
+    """What an entry of kind `published` keeps of its event: all of it, and how it came."""
+    text = msgspec.json.encode(event).decode()
+    return f'{{"byCarrier":true,{text[1:]}' if by_carrier else text
+
+
+def came_by_carrier(entry: Change) -> bool:
+    """Whether a published event was brought by the carrier, which need not be told of it."""
+    return msgspec.json.decode(entry.detail or "{}", type=_Arrival).byCarrier
+
+
+class _Arrival(msgspec.Struct):
+    byCarrier: bool = False  # noqa: N815 - as in the detail
 
 
 class _TypeOnly(msgspec.Struct):

@@ -127,11 +127,18 @@ def outlook(
     )
     while not page.entries and page.more:
         page = changes.since(connection, page.last, 1, kinds=changes.kinds_with(event_type))
-    first = _open_to(name, holding, by_study, delivery.c.next_at).limit(1)
-    due = connection.execute(first).scalar_one_or_none()
+    due = next_due(connection, name, holding, by_study=by_study)
     if page.entries:
         return Outlook(True, scanned, due)
     return Outlook(page.last - position > _LAG, page.last, due)
+
+
+def next_due(
+    connection: Connection, name: str, holding: Collection[int], *, by_study: bool = False
+) -> int | None:
+    """When the next delivery that is not in the caller's own hands is due; None: there is none."""
+    first = _open_to(name, holding, by_study, delivery.c.next_at).limit(1)
+    return connection.execute(first).scalar_one_or_none()
 
 
 def fan_out(
@@ -143,15 +150,20 @@ def fan_out(
     limit: int = 500,
     *,
     by_study: bool = False,
+    up_to: int | None = None,
 ) -> bool:
-    """Read the log after the subscription's position; whether there is more to read.
+    """Read the log after the subscription's position, `up_to` a number; whether there is more.
 
     Deliveries for the wanted entries and the new position are one transaction.
     """
     position = connection.execute(
         sa.select(subscription.c.position).where(subscription.c.name == name).with_for_update()
     ).scalar_one()
+    if up_to is not None and up_to <= position:
+        return False
     page = changes.since(connection, position, limit, kinds=changes.kinds_with(event_type))
+    if up_to is not None and page.last > up_to:
+        page = changes.Page([entry for entry in page.entries if entry.seq <= up_to], up_to, False)
     due = [entry for entry in page.entries if carries(entry, event_type) and wants(entry)]
     key_of = study_key_of if by_study else order_key_of
     if due:
@@ -378,6 +390,7 @@ def _entry(name: str, result: Result, now: int) -> dict[str, object]:
         "version": of.version,
         "binding": name,
         "event_id": result.event_id,
+        "detail": f'{{"number":{of.seq}}}' if result.state == DEAD else None,
         "traceparent": of.traceparent,
     }
 

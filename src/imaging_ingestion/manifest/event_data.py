@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
@@ -52,10 +52,10 @@ def event_of(entry: Change, event_type: str, core: str) -> Event:
         return event_of_published(entry)
     return Event(
         id=event_id_of(entry, event_type),
-        source=f"/imaging-ingestion/{quote(core, safe='')}/{quote(entry.space, safe='')}",
+        source=source_of(entry, core),
         type=event_type,
         subject=_subject(entry),
-        time=(_EPOCH + timedelta(microseconds=entry.at)).isoformat(),
+        time=time_of(entry),
         traceparent=entry.traceparent,
         space=entry.space,
         study_instance_uid=entry.study_instance_uid,
@@ -66,6 +66,16 @@ def event_of(entry: Change, event_type: str, core: str) -> Event:
     )
 
 
+def source_of(entry: Change, core: str) -> str:
+    """Where the events of an entry come from: the core and the space."""
+    return f"/imaging-ingestion/{quote(core, safe='')}/{quote(entry.space, safe='')}"
+
+
+def time_of(entry: Change) -> str:
+    """When it happened (RFC 3339)."""
+    return (_EPOCH + timedelta(microseconds=entry.at)).isoformat()
+
+
 def with_data(
     connection: Connection,
     event: Event,
@@ -73,8 +83,10 @@ def with_data(
     core: str,
     roots_of: RootsOf,
     api_url: str,
+    *,
+    limit: int = INLINE_LIMIT,
 ) -> Event:
-    """The event with its data; if that is large, with a reference to our API instead.
+    """The event with its data; if that is above `limit` bytes, with a reference to our API instead.
 
     It has neither if what it tells of has been deleted since.
     """
@@ -82,31 +94,46 @@ def with_data(
         return event  # it came with its data
     if event.type == STUDY_REVISION:
         study, number = event.study_instance_uid or "", entry.version or 0
-        data = revision.load_up_to(connection, event.space, study, number, INLINE_LIMIT)
+        data = revision.load_up_to(connection, event.space, study, number, limit)
         path = f"revisions/{quote(event.space, safe='')}/{study}/{number}"
         query = {"core": core}
     else:
         data = event_data(connection, event, roots_of)
-        path, query = f"events/{entry.seq}", {"core": core, "type": event.type}
-    if data is not None and not 0 < len(data) <= INLINE_LIMIT:
+        return about_instance(event, entry, data, core, api_url, limit=limit)
+    if data is not None and not 0 < len(data) <= limit:
         return msgspec.structs.replace(event, dataref=f"{api_url}/{path}?{urlencode(query)}")
     return msgspec.structs.replace(event, data=data)
+
+
+def about_instance(
+    event: Event, entry: Change, data: bytes | None, core: str, api_url: str, *, limit: int
+) -> Event:
+    """An event about an instance with its data; above `limit` bytes with a reference instead."""
+    if data is None or len(data) <= limit:
+        return msgspec.structs.replace(event, data=data)
+    query = urlencode({"core": core, "type": event.type})
+    return msgspec.structs.replace(event, dataref=f"{api_url}/events/{entry.seq}?{query}")
 
 
 def event_data(connection: Connection, event: Event, roots_of: RootsOf) -> bytes | None:
     """The data of an event about an instance; None if the instance has been deleted since."""
     if event.type == IMAGE_STORED:
-        return _image_stored(connection, event, roots_of)
+        uid = event.sop_instance_uid or ""
+        return images_stored(connection, event.space, [uid], roots_of).get(uid)
     if event.type == DICOM_AVAILABLE:
         endpoint = f"{roots_of(event.space).internal}/{event.subject}"
         return msgspec.json.encode(DicomAvailable(provider=event.provider, endpoint=endpoint))
     raise ValueError(f"no data is known for events of type {event.type!r}")
 
 
-def _image_stored(connection: Connection, event: Event, roots_of: RootsOf) -> bytes | None:
+def images_stored(
+    connection: Connection, space: str, sop_instance_uids: Collection[str], roots_of: RootsOf
+) -> dict[str, bytes]:
+    """The data of ImageStoredEvents by SOP Instance UID; of those that are in the space now."""
     # instance_live_uid
-    row = connection.execute(
+    rows = connection.execute(
         sa.select(
+            instance.c.sop_instance_uid,
             instance.c.transfer_syntax_uid,
             instance.c.object_name,
             instance.c.provider,
@@ -114,27 +141,30 @@ def _image_stored(connection: Connection, event: Event, roots_of: RootsOf) -> by
         )
         .join(instance_metadata, instance_metadata.c.instance_pk == instance.c.id)
         .where(
-            instance.c.space == event.space,
-            instance.c.sop_instance_uid == event.sop_instance_uid,
+            instance.c.space == space,
+            instance.c.sop_instance_uid.in_(sop_instance_uids),
             instance.c.deleted_at.is_(None),
         )
-    ).one_or_none()
-    if row is None:
-        return None
-    attributes = zstandard.ZstdDecompressor().decompress(row.json_zstd).decode()
-    roots = roots_of(event.space)
-    return msgspec.json.encode(
-        ImageStored(
-            image=Image(row.transfer_syntax_uid, elements_of(attributes, ())),
-            store=Store(
-                provider=row.provider,
-                bucket_name=event.space,
-                object_name=row.object_name,
-                wado_internal_endpoint=roots.internal,
-                wado_external_endpoint=roots.external,
-            ),
-        )
     )
+    roots = roots_of(space)
+    unpack = zstandard.ZstdDecompressor().decompress
+    return {
+        row.sop_instance_uid: msgspec.json.encode(
+            ImageStored(
+                image=Image(
+                    row.transfer_syntax_uid, elements_of(unpack(row.json_zstd).decode(), ())
+                ),
+                store=Store(
+                    provider=row.provider,
+                    bucket_name=space,
+                    object_name=row.object_name,
+                    wado_internal_endpoint=roots.internal,
+                    wado_external_endpoint=roots.external,
+                ),
+            )
+        )
+        for row in rows
+    }
 
 
 def _subject(entry: Change) -> str:

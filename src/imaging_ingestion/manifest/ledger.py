@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.broker import ReplayFilter
-from imaging_ingestion.manifest.deliveries import PENDING, STATES, count
+from imaging_ingestion.manifest.deliveries import DEAD, PENDING, STATES, count
 from imaging_ingestion.manifest.schema import delivery, delivery_count
 
 #: Deliveries that one transaction drives again: intake waits for it on SQLite.
 REPLAY_BATCH = 1000
 
 Key = tuple[str, int]  # binding, number
+
+
+class Replayed(NamedTuple):
+    """How many deliveries are due again, the key to go on after (None at the end), and which of
+    them were dead letters."""
+
+    number: int
+    after: Key | None
+    dead: list[Key]
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +74,18 @@ def replay(
     How many, and the key to go on after (None at the end). One that is being tried at this moment
     is left alone: it is being delivered again already.
     """
+    done = replayed(connection, which, now, after, limit)
+    return done.number, done.after
+
+
+def replayed(
+    connection: Connection,
+    which: ReplayFilter,
+    now: int,
+    after: Key | None = None,
+    limit: int = REPLAY_BATCH,
+) -> Replayed:
+    """As `replay`, and which of them were dead letters."""
     statement = _wanted(
         sa.select(delivery.c.binding, delivery.c.seq, delivery.c.state),
         {
@@ -79,7 +100,7 @@ def replay(
         statement = statement.where(delivery.c.seq > which.since_seq)
     found = connection.execute(statement.limit(limit).with_for_update(skip_locked=True)).all()
     if not found:
-        return 0, None
+        return Replayed(0, None, [])
     connection.execute(
         sa.update(delivery)
         .where(
@@ -95,7 +116,11 @@ def replay(
         moves[row.binding, PENDING] += 1
     count(connection, moves)
     last = found[-1]
-    return len(found), (last.binding, last.seq) if len(found) == limit else None
+    return Replayed(
+        len(found),
+        (last.binding, last.seq) if len(found) == limit else None,
+        [(row.binding, row.seq) for row in found if row.state == DEAD],
+    )
 
 
 def summary(connection: Connection) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ due time is a column, so any replica may settle it, and a restart forgets nothin
 revision does (number, event, what has been announced, the log) is one transaction: it happens once.
 
 What changed is not written down as it happens; it is the difference between what each instance is
-now and what the last revision said of it (`announced_sha256`). So an instance that came and went in
+now and what the last revision said of it (`announcement`). So an instance that came and went in
 between is nothing, and one that was replaced back is nothing. A study may have any number of
 instances: they pass by, and the event's text is compressed as it is written (`revision_text`).
 """
@@ -27,6 +27,11 @@ from imaging_ingestion.events.model import (
     RevisionStudy,
 )
 from imaging_ingestion.manifest import changes
+from imaging_ingestion.manifest.announcement import (
+    IS_OF_INSTANCE,
+    mark_announced,
+    mark_unannounced,
+)
 from imaging_ingestion.manifest.elements import (
     SERIES_ELEMENTS,
     STUDY_ELEMENTS,
@@ -40,6 +45,7 @@ from imaging_ingestion.manifest.revision_text import (
     what_changed,
 )
 from imaging_ingestion.manifest.schema import (
+    announced,
     instance,
     instance_metadata,
     revision,
@@ -209,7 +215,7 @@ def _write_instances(
     endpoint: Endpoint,
 ) -> str:
     """Write the instances of a study and what changed of them; the study's provider."""
-    # instance_by_study
+    # instance_by_study, announced_pkey
     instances = connection.execute(
         sa.select(
             instance.c.series_pk,
@@ -217,19 +223,20 @@ def _write_instances(
             instance.c.sop_class_uid,
             instance.c.instance_number,
             instance.c.sha256,
-            instance.c.announced_sha256,
+            announced.c.sha256.label("told"),
             instance.c.deleted_at,
         )
+        .outerjoin(announced, IS_OF_INSTANCE)
         .where(instance.c.study_pk == study_row["id"])
         .order_by(instance.c.series_pk, instance.c.id),
         execution_options={"yield_per": _ROWS},
     )
     begun: int | None = None
     providers: list[str] = []
-    for pk, uid, sop_class_uid, instance_number, sha256, announced, deleted_at in instances:
+    for pk, uid, sop_class_uid, instance_number, sha256, told, deleted_at in instances:
         of = all_series[pk]
         live = deleted_at is None
-        changed = what_changed(sha256, announced, live=live)
+        changed = what_changed(sha256, told, live=live)
         if changed is not None:
             text.change(changed, of["series_instance_uid"], uid)
         if live:
@@ -247,24 +254,9 @@ def _settle_instances(connection: Connection, study_pk: int) -> None:
     """From now on, this is what has been announced."""
     # instance_by_study
     of_study = instance.c.study_pk == study_pk
-    connection.execute(
-        sa.update(instance)
-        .where(
-            of_study,
-            instance.c.deleted_at.is_(None),
-            sa.or_(
-                instance.c.announced_sha256.is_(None),
-                instance.c.announced_sha256 != instance.c.sha256,
-            ),
-        )
-        .values(announced_sha256=instance.c.sha256)
-    )
+    mark_announced(connection, of_study)
     ended = sa.select(instance.c.id).where(of_study, instance.c.deleted_at.is_not(None))
-    connection.execute(
-        sa.update(instance)
-        .where(instance.c.id.in_(ended), instance.c.announced_sha256.is_not(None))
-        .values(announced_sha256=None)
-    )
+    mark_unannounced(connection, ended)
     # What was deleted is not kept: the tombstone has the identity only.
     connection.execute(
         sa.update(instance_metadata)

@@ -85,6 +85,15 @@ study = Table(
     Index("study_by_patient_id", "space", "patient_id", "id"),
     Index("study_by_accession", "space", "accession_number", "id"),
     Index("study_by_patient_name", "space", "patient_name_folded", "id"),
+    # Those whose last change a revision has told of, for retention; writers do not touch it.
+    Index(
+        "study_settled",
+        "space",
+        "changed_at",
+        "id",
+        postgresql_where=text("revision_due_at IS NULL AND number_of_instances > 0"),
+        sqlite_where=text("revision_due_at IS NULL AND number_of_instances > 0"),
+    ),
     Index(
         "study_revision_due",
         "revision_due_at",
@@ -140,8 +149,6 @@ instance = Table(
     Column("sha256", LargeBinary(32), nullable=False),  # of the stored bytes
     # Counts the contents this instance has had; the first is 1.
     Column("version", Integer, nullable=False, server_default="1"),
-    # The content that the last revision told of; NULL if none has.
-    Column("announced_sha256", LargeBinary(32)),
     Column("stored_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
     Index(
@@ -177,6 +184,20 @@ instance_metadata = Table(
         autoincrement=False,
     ),
     Column("json_zstd", LargeBinary, nullable=False),
+)
+
+#: The content of an instance that the last revision told of; no row if none has (announcement.py).
+announced = Table(
+    "announced",
+    metadata,
+    Column(
+        "instance_pk",
+        Identity,
+        ForeignKey("instance.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("sha256", LargeBinary(32), nullable=False),
 )
 
 #: What revision N of a study announced: the data of its StudyRevisionEvent.
@@ -328,6 +349,7 @@ object_removal = Table(
     metadata,
     Column("id", Identity, primary_key=True),
     Column("space", _text(), nullable=False),
+    Column("sop_instance_uid", _text(), nullable=False, server_default=""),  # whose it was
     Column("object_name", _text(), nullable=False),
     Column("next_at", BigInteger, nullable=False),  # when to try, or to try again
     Column("attempts", Integer, nullable=False, server_default="0"),

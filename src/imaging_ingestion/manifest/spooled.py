@@ -31,6 +31,7 @@ from imaging_ingestion.manifest.schema import (
     delivery,
     delivery_count,
     instance,
+    object_removal,
     series,
     study,
     subscription,
@@ -307,8 +308,11 @@ def discard(
 def prune(connection: Connection, name: str, before: int, limit: int) -> bool:
     """Forget deliveries that were made before a time, and the log of them; whether there is more.
 
-    The last entry of the log stays: its numbers go on after it.
+    The last entry of the log stays: its numbers go on after it. Orders to remove what was replaced
+    go, too: here it is removed at once.
     """
+    # object_removal_due
+    connection.execute(sa.delete(object_removal).where(object_removal.c.next_at < before))
     # delivery_by_state
     oldest = connection.execute(
         sa.select(delivery.c.seq, delivery.c.changed_at)

@@ -39,6 +39,7 @@ EXPECTED = {
 
 #: The longest that a study may have to stay quiet.
 LONGEST_DELAY = timedelta(days=366)
+_MOST_DAYS = 100_000
 
 Name = Annotated[str, Field(pattern=_NAME, description="An object's name.")]
 AeTitle = Annotated[str, Field(pattern=_AE_TITLE)]
@@ -120,6 +121,42 @@ class _Spec(Model):
     ] = None
 
 
+class Broker(Model):
+    """What carries the events of a core."""
+
+    kind: Annotated[
+        Literal["embedded", "jetstream", "knative"],
+        Field(description="In the core's database, over NATS JetStream, or by Knative Eventing."),
+    ] = "embedded"
+    natsUrl: Annotated[
+        str | None,
+        Field(
+            description="jetstream: HOST:PORT of the NATS server, or several of a cluster; without "
+            "it a server of the site's own."
+        ),
+    ] = None
+    natsSecure: Annotated[bool, Field(description="Whether it is spoken to over TLS.")] = False
+    natsCa: Annotated[
+        str | None, Field(description="File with the certificates that are trusted then.")
+    ] = None
+    natsTokenSecret: Annotated[
+        Reference, Field(description="Secret with the token, or with NATS_USER and NATS_PASSWORD.")
+    ] = None
+    natsSubjectRoot: Annotated[
+        str | None, Field(description="First word of the subjects; `imaging`.")
+    ] = None
+    replicas: Annotated[
+        int | None, Field(ge=1, le=5, description="jetstream: servers that keep each stream; 1.")
+    ] = None
+    maxAge: Annotated[
+        Seconds | None,
+        Field(description="jetstream: seconds that events stay in the stream; 7 days."),
+    ] = None
+    sink: Annotated[
+        str | None, Field(description="knative: URL that events are sent to; else K_SINK.")
+    ] = None
+
+
 class DicomEventDrivenIngestionSpec(_Spec):
     """A core: one manifest, one log, the events of its spaces."""
 
@@ -134,6 +171,15 @@ class DicomEventDrivenIngestionSpec(_Spec):
     revisioningDelay: Annotated[
         Seconds, Field(description="Seconds of quiet after which a study is settled.")
     ] = timedelta(seconds=30)
+    broker: Annotated[Broker, Field(description="Ours: what carries its events.")] = Broker()
+    settleAfterRelease: Annotated[
+        Seconds | None,
+        Field(
+            description="Ours: seconds after the release of the association that brought a study, "
+            "after which it is settled if nothing more came; never later than the "
+            "revisioningDelay says. Left out, a release means nothing."
+        ),
+    ] = None
 
 
 BucketConfig = Annotated[
@@ -141,6 +187,59 @@ BucketConfig = Annotated[
     Field(description="ConfigMap of the storage space, which has its name; without it `default`."),
 ]
 BucketSecret = Annotated[Reference, Field(description="Secret of the storage space.")]
+
+
+class QidoSource(Model):
+    """A sender that can be asked over DICOMweb how many instances a study has."""
+
+    url: Annotated[str, Field(description="Its DICOMweb root.")]
+    secretName: Annotated[Reference, Field(description="Secret with QIDO_AUTH_TOKEN.")] = None
+
+
+_QUANTITY = r"^[0-9]{1,15}(k|[MGT]|[KMGT]i)?$"
+
+
+def _days(value: object) -> object:
+    """Whole or broken days."""
+    if isinstance(value, timedelta):
+        return value
+    # NaN is in no range.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MOST_DAYS:
+        return timedelta(days=value)
+    raise PydanticCustomError("days", f"a number of days, at most {_MOST_DAYS}, was expected")
+
+
+class Retention(Model):
+    """What a storage space keeps; what goes is whole studies, those first that changed first."""
+
+    maxAgeDays: Annotated[
+        Annotated[timedelta, BeforeValidator(_days)] | None,
+        Field(description="Days after its last change that a study is kept."),
+    ] = None
+    maxSize: Annotated[
+        str | None,
+        Field(pattern=_QUANTITY, description="Bytes that the objects may have together: `500Gi`."),
+    ] = None
+
+
+ConflictPolicyField = Annotated[
+    Literal["replace", "keep", "quarantine"] | None,
+    Field(
+        description="Ours: what other bytes for a known SOP Instance UID do; `replace` if no "
+        "service of the space says it."
+    ),
+]
+PatientConflictPolicyField = Annotated[
+    Literal["accept", "quarantine"] | None,
+    Field(
+        description="Ours: what becomes of an instance whose patient contradicts that of its "
+        "study; `accept` if no service of the space says it."
+    ),
+]
+RetentionField = Annotated[
+    Retention | None,
+    Field(description="Ours: what the space keeps; all of it if no service of the space says it."),
+]
 
 
 class DicomwebIngestionServiceSpec(_Spec):
@@ -152,10 +251,16 @@ class DicomwebIngestionServiceSpec(_Spec):
     providerName: Provider = "default"
     stowService: Component = Component()
     wadoService: Component = Component()
-    conflictPolicy: Annotated[
-        Literal["replace", "keep"],
-        Field(description="Ours: what other bytes for a known SOP Instance UID do."),
-    ] = "replace"
+    conflictPolicy: ConflictPolicyField = None
+    patientConflictPolicy: PatientConflictPolicyField = None
+    retention: RetentionField = None
+    source: Annotated[
+        QidoSource | None,
+        Field(
+            description="Ours: the sender, asked how many instances a study has: one that is "
+            "complete is settled at once."
+        ),
+    ] = None
 
 
 class _Nats(_Spec):
@@ -174,6 +279,18 @@ class Destination(Model):
     tls: Annotated[
         bool, Field(description="Whether it is called over TLS, with the service's DIMSE_TLS_*.")
     ] = False
+
+
+class Source(Model):
+    """A caller that can be asked how many instances a study has: by C-FIND, or over DICOMweb."""
+
+    applicationEntityTitle: Annotated[AeTitle, Field(description="The AE title that it calls as.")]
+    host: Annotated[
+        str | None, Field(pattern=_HOST, description="Where it answers C-FIND, under that title.")
+    ] = None
+    port: Annotated[int, Field(ge=1, le=65535, description="Its port.")] = 104
+    tls: Annotated[bool, Field(description="Whether it is called over TLS.")] = False
+    qido: Annotated[QidoSource | None, Field(description="Or where it answers QIDO-RS.")] = None
 
 
 class DimseIngestionServiceSpec(_Nats):
@@ -203,15 +320,22 @@ class DimseIngestionServiceSpec(_Nats):
         list[Destination],
         Field(description="Ours: whom C-MOVE and reports of storage commitment may go to."),
     ] = []
+    conflictPolicy: ConflictPolicyField = None
+    patientConflictPolicy: PatientConflictPolicyField = None
+    retention: RetentionField = None
+    sources: Annotated[
+        list[Source],
+        Field(
+            description="Ours: callers that are asked how many instances a study has: one that is "
+            "complete is settled at once."
+        ),
+    ] = []
     dimseConfigName: Annotated[
         Reference, Field(description="Ours: ConfigMap with DIMSE_* of the service.")
     ] = None
     dimseSecretName: Annotated[
         Reference, Field(description="Ours: Secret with those that nobody is to see.")
     ] = None
-
-
-_QUANTITY = r"^[0-9]{1,15}(k|[MGT]|[KMGT]i)?$"
 
 
 class DimseProxySpec(_Nats):

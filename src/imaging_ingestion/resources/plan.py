@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pydantic import SecretStr
 from sqlalchemy.engine import URL
@@ -22,18 +22,35 @@ DIMSE_PORT: Final = 11112
 DICOM_PORT: Final = 104
 #: Connections to a database server.
 POOL: Final = 16
+#: As libpq's `sslmode`, without `allow`.
+TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+TLS_MODES: Final[tuple[TlsMode, ...]] = get_args(TlsMode)
 
 
 @dataclass(frozen=True, slots=True)
 class DatabasePlan:
     """Where a manifest is: on a server, or in a SQLite file.
 
-    `file` is relative to the data folder unless absolute.
+    `file` is relative to the data folder unless absolute. `tls` is one of `TLS_MODES`; with a
+    `tls_ca` its certificates are trusted, else those of the operating system.
     """
 
     file: Path | None = None
     url: URL | None = None
     max_size: int = POOL
+    statement_timeout: timedelta = timedelta(seconds=30)
+    connect_timeout: timedelta = timedelta(seconds=5)
+    pool_timeout: timedelta = timedelta(seconds=10)
+    tls: TlsMode = "prefer"
+    tls_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPlan:
+    """What a space keeps; None: no matter how old, or how much."""
+
+    max_age: timedelta | None = None  # since the last change of a study
+    max_size: int | None = None  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +64,12 @@ class SpacePlan:
     name: str
     directory: Path
     provider: str = "default"
-    conflict_policy: Literal["replace", "keep"] = "replace"
+    conflict_policy: Literal["replace", "keep", "quarantine"] = "replace"
     internal_url: str | None = None  # DICOMweb root that events name
     external_url: str | None = None  # DICOMweb root that clients see
     bucket: Mapping[str, SecretStr] = field(default_factory=dict)
+    patient_conflict_policy: Literal["accept", "quarantine"] = "accept"
+    retention: RetentionPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +127,23 @@ class DestinationPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class QidoSourcePlan:
+    """A sender that can be asked over DICOMweb. `url` is its root."""
+
+    url: str
+    token: SecretStr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """A caller that can be asked how many instances a study has: one of the two ways."""
+
+    ae_title: str
+    entity: DestinationPlan | None
+    qido: QidoSourcePlan | None
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityPlan:
     """What user identities a DIMSE service verifies. `passcodes` are by name, plain or hashed."""
 
@@ -140,6 +176,7 @@ class DimsePlan:
     calling_ae_titles: frozenset[str] | None = None
     identities: IdentityPlan | None = None
     nats: Mapping[str, SecretStr] | None = None
+    sources: Sequence[SourcePlan] = ()
     place: str = field(default="", compare=False)
 
 
@@ -154,8 +191,39 @@ class ProxyPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerPlan:
+    """What carries the events of a core.
+
+    `servers` are URLs of NATS (none: the site's own server), `ca` certificates that are trusted.
+    `sink` None: where the environment says.
+    """
+
+    kind: Literal["embedded", "jetstream", "knative"] = "embedded"
+    servers: tuple[str, ...] = ()
+    secure: bool = False
+    ca: Path | None = None
+    token: SecretStr | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    subject_root: str | None = None
+    replicas: int = 1
+    max_age: timedelta | None = None
+    sink: str | None = None
+    place: str = field(default="", compare=False)
+
+    @property
+    def needs_own_nats(self) -> bool:
+        """Whether it takes the site's own NATS server."""
+        return self.kind == "jetstream" and not self.servers
+
+
+@dataclass(frozen=True, slots=True)
 class CorePlan:
-    """A core with what belongs to it."""
+    """A core with what belongs to it.
+
+    `settle_after_release`: after the release of the association that brought a study; None: a
+    release means nothing. `stow_sources`: senders of STOW-RS that can be asked, by space.
+    """
 
     name: str
     database: DatabasePlan
@@ -163,6 +231,9 @@ class CorePlan:
     spaces: Sequence[SpacePlan]
     bindings: Sequence[BindingPlan]
     dimse: Sequence[DimsePlan] = ()
+    settle_after_release: timedelta | None = None
+    stow_sources: Mapping[str, QidoSourcePlan] = field(default_factory=dict)
+    broker: BrokerPlan = BrokerPlan()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from imaging_ingestion.resources.plan import (
     DimsePlan,
     IdentityPlan,
 )
+from imaging_ingestion.resources.plan_sources import dimse_sources
 from imaging_ingestion.resources.plan_tunnel import service_nats
 from imaging_ingestion.resources.setting_values import Settings, read_settings
 from imaging_ingestion.resources.site_file import Site
@@ -50,6 +51,7 @@ def dimse_plan(
         calling_ae_titles=None if callers is None else frozenset(callers),
         identities=_identities(settings, problems),
         nats=nats,
+        sources=dimse_sources(site, spec, place, problems),
         place=place,
     )
 

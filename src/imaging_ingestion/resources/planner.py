@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from imaging_ingestion.resources.models import (
     DicomEventBridge,
@@ -27,6 +27,7 @@ from imaging_ingestion.resources.plan import (
     DEFAULT_SPACE,
     DIMSE_PORT,
     BindingPlan,
+    BrokerPlan,
     CorePlan,
     DimsePlan,
     ProxyPlan,
@@ -34,12 +35,16 @@ from imaging_ingestion.resources.plan import (
     SpacePlan,
 )
 from imaging_ingestion.resources.plan_bindings import instance_binding_plan, study_binding_plan
+from imaging_ingestion.resources.plan_broker import broker_plan
 from imaging_ingestion.resources.plan_dimse import dimse_plan
+from imaging_ingestion.resources.plan_sources import stow_sources
 from imaging_ingestion.resources.plan_storage import (
+    SpaceRules,
     database_plan,
     own_database,
     own_directory,
     space_plan,
+    space_rules,
 )
 from imaging_ingestion.resources.plan_tunnel import proxy_plan
 from imaging_ingestion.resources.site_file import Site, SiteError
@@ -57,8 +62,11 @@ _OfCore = TypeVar(
 _Plan = TypeVar("_Plan")
 
 
-def built_in_plan(dimse_port: int = DIMSE_PORT) -> SitePlan:
-    """The site of `up` without a file: one core, one space, SQLite, a local folder."""
+def built_in_plan(dimse_port: int = DIMSE_PORT, *, sink: str | None = None) -> SitePlan:
+    """The site of `up` without a file: one core, one space, SQLite, a local folder.
+
+    `sink`: where Knative wants its events sent, if that is the broker.
+    """
     core = CorePlan(
         DEFAULT_CORE,
         own_database(DEFAULT_CORE),
@@ -66,6 +74,7 @@ def built_in_plan(dimse_port: int = DIMSE_PORT) -> SitePlan:
         (SpacePlan(DEFAULT_SPACE, own_directory(DEFAULT_SPACE)),),
         (),
         (DimsePlan("dimse", DEFAULT_SPACE, port=dimse_port),),
+        broker=BrokerPlan("knative", sink=sink, place="K_SINK") if sink else BrokerPlan(),
     )
     return SitePlan((core,))
 
@@ -108,6 +117,8 @@ class _Planner:
                 )
         dicomweb = self._of_cores(DicomwebIngestionService, space_plan)
         dimse_spaces = self._of_cores(DimseIngestionService, space_plan)
+        web_rules = self._of_cores(DicomwebIngestionService, space_rules)
+        dimse_rules = self._of_cores(DimseIngestionService, space_rules)
         dimse = self._of_cores(DimseIngestionService, dimse_plan)
         instance_bindings = self._of_cores(DicomInstanceBinding, instance_binding_plan)
         study_bindings = self._of_cores(DicomStudyBinding, study_binding_plan)
@@ -134,9 +145,20 @@ class _Planner:
                 core.name,
                 database_plan(self._site, core, place, self._problems),
                 core.spec.revisioningDelay,
-                self._spaces(dicomweb.get(core.name, ()), dimse_spaces.get(core.name, ())),
+                self._spaces(
+                    dicomweb.get(core.name, ()),
+                    dimse_spaces.get(core.name, ()),
+                    [*web_rules.get(core.name, ()), *dimse_rules.get(core.name, ())],
+                ),
                 tuple(binding for binding, _ in bindings),
                 tuple(service for service, _ in dimse.get(core.name, ())),
+                broker=broker_plan(self._site, core, place, self._problems),
+                settle_after_release=core.spec.settleAfterRelease,
+                stow_sources=stow_sources(
+                    self._site,
+                    self._of_core(DicomwebIngestionService, core.name),
+                    self._problems,
+                ),
             )
             plans.append((plan, place))
         self._check_spaces([plan for plan, _ in plans])
@@ -178,14 +200,24 @@ class _Planner:
                 found.setdefault(core, []).append((plan, place))
         return found
 
+    def _of_core(self, kind: type[_OfCore], core: str) -> list[tuple[_OfCore, str]]:
+        """One kind's resources of a core, with their places."""
+        return [
+            (resource, place)
+            for resource, place in self._site.of(kind)
+            if resource.spec.dicomEventDrivenIngestionName == core
+        ]
+
     def _spaces(
         self,
         dicomweb: Sequence[tuple[SpacePlan, str]],
         dimse: Sequence[tuple[SpacePlan, str]],
+        rules: Sequence[tuple[SpaceRules, str]],
     ) -> tuple[SpacePlan, ...]:
         """The spaces of a core: several services may serve one, if they agree on it.
 
-        A DIMSE service has a provider of its own, and leaves the conflict policy to the others.
+        A DIMSE service has a provider of its own. The rules of a space may be told by any of its
+        services: those that say nothing leave them to the others.
         """
         spaces: dict[str, SpacePlan] = {}
         for space, place in dicomweb:
@@ -193,10 +225,18 @@ class _Planner:
                 self._differs(space, place)
         for space, place in dimse:
             found = spaces.setdefault(space.name, space)
-            if found != dataclasses.replace(
-                space, provider=found.provider, conflict_policy=found.conflict_policy
-            ):
+            if found != dataclasses.replace(space, provider=found.provider):
                 self._differs(space, place)
+        said: dict[tuple[str, str], tuple[Any, str]] = {}
+        for one, place in rules:
+            for name, (path, value) in one.said.items():
+                before, other = said.setdefault((one.space, name), (value, place))
+                if before != value:
+                    self._problem(
+                        f"{place}: {path}: {other} says otherwise for the space {one.space}"
+                    )
+        for (name, field), (value, _) in said.items():
+            spaces[name] = dataclasses.replace(spaces[name], **{field: value})
         return tuple(spaces.values())
 
     def _differs(self, space: SpacePlan, place: str) -> None:

@@ -112,9 +112,9 @@ class Settings:
     def url(self, key: str, *, path: bool = True) -> str | None:
         """An absolute http(s) URL or, if `path`, a path on this server."""
         text = self.text(key)
-        if text is None or _is_url(text):
+        if text is None or is_url(text):
             return text
-        if path and text.startswith("/") and _is_url(f"http://here{text}"):
+        if path and text.startswith("/") and is_url(f"http://here{text}"):
             return text
         forms = "http://HOST…, https://HOST… or /PATH" if path else "http://HOST… or https://HOST…"
         self._problem(f"{self.place(key)}: {forms} was expected")
@@ -178,7 +178,7 @@ def _secret_values(secret: Secret, place: str, problem: Callable[[str], None]) -
     return values
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
     if not text.isprintable() or " " in text:
         return False
     try:

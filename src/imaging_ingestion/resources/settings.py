@@ -302,7 +302,38 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("DB_USER", _CORE, "User name."),
     Setting("DB_PASS", _CORE, "Password.", is_secret=True),
-    Setting("DATASOURCE_MAX_SIZE", _CORE, "Connections to PostgreSQL at most.", "`16`"),
+    Setting(
+        "DATASOURCE_MAX_SIZE",
+        _CORE,
+        "Connections to PostgreSQL at most, of each process.",
+        "`16`",
+    ),
+    Setting(
+        "DB_POOL_TIMEOUT",
+        _CORE,
+        "Ours: seconds to wait for one of them when all are in use.",
+        "`10`",
+    ),
+    Setting("DB_CONNECT_TIMEOUT", _CORE, "Ours: seconds to wait for the server.", "`5`"),
+    Setting(
+        "DB_STATEMENT_TIMEOUT",
+        _CORE,
+        "Ours: seconds after which PostgreSQL ends a statement; a migration is not limited.",
+        "`30`",
+    ),
+    Setting(
+        "DB_SSLMODE",
+        _CORE,
+        "Ours: TLS to PostgreSQL, as libpq has it: `disable`, `prefer`, `require`, `verify-ca`,"
+        " `verify-full`. Only the last is safe from whoever is in between.",
+        "`prefer`",
+    ),
+    Setting(
+        "DB_SSLROOTCERT",
+        _CORE,
+        "Ours: file of the certificates that are trusted for it (PEM).",
+        "those of the operating system",
+    ),
     Setting(
         "LOCAL_STORAGE_PATH",
         _SERVICES,
@@ -320,6 +351,12 @@ SETTINGS: tuple[Setting, ...] = (
         _SERVICES,
         "DICOMweb root of the space that clients see in answers.",
         "as the request came",
+    ),
+    Setting(
+        "QIDO_AUTH_TOKEN",
+        _SERVICES,
+        "Ours: bearer token of a source; in the Secret that the source names.",
+        is_secret=True,
     ),
     Setting(
         "STOW_ENDPOINT",
@@ -368,5 +405,10 @@ SETTINGS: tuple[Setting, ...] = (
     *_SPOOL_KEYS,
     Setting("PROVIDER_NAME", _SERVICE, f"Of a single component: `providerName`. {_LATER}"),
     Setting("EVENT_SOURCE", _CORE, f"Source of CloudEvents. {_LATER}"),
-    Setting("K_SINK", _CORE, f"Where Knative wants CloudEvents sent. {_LATER}"),
+    Setting(
+        "K_SINK",
+        _CORE,
+        "Where Knative wants CloudEvents sent: in the environment, if `broker.sink` is not given; "
+        "for the built-in site it says that Knative is the broker.",
+    ),
 )

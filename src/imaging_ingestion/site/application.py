@@ -13,10 +13,12 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from imaging_ingestion.api.app import create_api
+from imaging_ingestion.api.arrivals import EventsEndpoint
 from imaging_ingestion.api.landing import landing_page
 from imaging_ingestion.api.metrics import Metrics
 from imaging_ingestion.dicomweb.app import create_dicomweb
 from imaging_ingestion.manifest.database import is_away
+from imaging_ingestion.site.arrivals import arrivals_of
 from imaging_ingestion.site.core import RunningCore
 
 
@@ -49,7 +51,8 @@ def create_application(
             if not is_away(error):
                 raise
             return JSONResponse({"status": "the database does not answer"}, status_code=503)
-        return JSONResponse({"status": "ready"})
+        brokers = {name: core.broker.standing() for name, core in cores.items()}
+        return JSONResponse({"status": "ready", "brokers": brokers})
 
     async def landing(_request: Request) -> Response:
         return HTMLResponse(landing_page(tuple(services), entities))
@@ -57,6 +60,7 @@ def create_application(
     async def show_metrics(_request: Request) -> Response:
         return Response(await metrics.text(), media_type=metrics.media_type)
 
+    events = {name: EventsEndpoint(arrivals_of(core)) for name, core in cores.items()}
     mounts = [
         Mount(f"/spaces/{name}/dicom-web", create_dicomweb(service))
         for name, service in services.items()
@@ -72,6 +76,8 @@ def create_application(
             Route("/healthz/ready", is_ready),
             Route("/metrics", show_metrics),
             Mount("/api", api),
+            Route("/events", next(iter(events.values()))),
+            *(Route(f"/cores/{name}/events", endpoint) for name, endpoint in events.items()),
             *mounts,
         ]
     )

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 
 from imaging_ingestion.api.app import CoreHandle
 from imaging_ingestion.bindings.selector import Selector, SelectorError, parse_selector
-from imaging_ingestion.brokers.embedded import BrokerSettings, EmbeddedBroker
+from imaging_ingestion.brokers.clock_watch import ClockWatch
+from imaging_ingestion.brokers.deletion import Deletion
+from imaging_ingestion.brokers.dispatcher import BrokerSettings
+from imaging_ingestion.brokers.log_broker import LogBroker
+from imaging_ingestion.brokers.quarantine import Quarantine
+from imaging_ingestion.brokers.removal import Removing
+from imaging_ingestion.brokers.retention import Retention
+from imaging_ingestion.brokers.settle_hints import SettleHints
 from imaging_ingestion.brokers.settling import Settling
 from imaging_ingestion.dicomweb.service import DicomwebService, DicomwebSettings
-from imaging_ingestion.events.stored import ConflictPolicy
+from imaging_ingestion.events.stored import ConflictPolicy, PatientConflictPolicy
 from imaging_ingestion.intake import Intake, IntakeSettings
-from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.database import Database
 from imaging_ingestion.manifest.event_data import RootsOf, SpaceRoots
-from imaging_ingestion.manifest.migrate import NewerSchemaError, migrate
-from imaging_ingestion.resources.plan import CorePlan, SitePlan, SpacePlan
+from imaging_ingestion.manifest.retention import Rules
+from imaging_ingestion.resources.plan import CorePlan, RetentionPlan, SitePlan, SpacePlan
 from imaging_ingestion.resources.site_file import SiteError
+from imaging_ingestion.site.brokers import build_broker
+from imaging_ingestion.site.manifest import open_manifest
+from imaging_ingestion.site.nats_server import NatsAddress
+from imaging_ingestion.site.sources import told_of_stow
 from imaging_ingestion.site.spaces import Buckets, open_space
 from imaging_ingestion.storage.space import Space
 
@@ -32,10 +42,13 @@ class RunningCore:
 
     plan: CorePlan
     database: Database
-    broker: EmbeddedBroker
+    broker: LogBroker
     spaces: dict[str, Space]
     services: dict[str, DicomwebService]
     roots_of: RootsOf
+    hints: SettleHints
+    deletion: Deletion
+    quarantine: Quarantine
 
     def handle(self) -> CoreHandle:
         return CoreHandle(
@@ -46,6 +59,11 @@ class RunningCore:
             spaces=tuple(self.spaces),
             next_commit=self.broker.next_commit,
             roots_of=self.roots_of,
+            deletion=self.deletion,
+            quarantine=self.quarantine,
+            rules={
+                space.name: _rules(space.retention) for space in self.plan.spaces if space.retention
+            },
         )
 
 
@@ -70,8 +88,9 @@ async def start_core(
     base_url: str,
     selectors: Mapping[str, Selector],
     buckets: Buckets,
+    own_nats: NatsAddress | None,
 ) -> RunningCore:
-    database = await _open_manifest(stack, plan, data)
+    database = await open_manifest(stack, plan, data)
     plans = {space.name: space for space in plan.spaces}
 
     def roots_of(space: str) -> SpaceRoots:
@@ -88,12 +107,21 @@ async def start_core(
         roots_of=roots_of,
         api_url=f"{base_url}/api",
     )
-    broker = EmbeddedBroker(database, settings)
+    broker = build_broker(plan.broker, database, settings, own_nats)
+    settling = Settling(
+        database,
+        lambda space, study, series: f"{roots_of(space).internal}/studies/{study}/series/{series}",
+        broker.committed,
+    )
+    hints = SettleHints(database, plan.settle_after_release, settling.wake)
+    deletion = Deletion(database, plan.revisioning_delay, broker.committed)
     spaces: dict[str, Space] = {}
     services: dict[str, DicomwebService] = {}
     intakes = []
     for space_plan in plan.spaces:
         service = await _start_space(stack, space_plan, data, buckets, database, broker)
+        told = told_of_stow(stack, plan, space_plan.name, hints)
+        service = dataclasses.replace(service, on_stored=told, deletion=deletion)
         spaces[space_plan.name] = service.space
         services[space_plan.name] = service
         intakes.append(service.intake)
@@ -103,32 +131,39 @@ async def start_core(
     stack.push_async_callback(broker.stop)
     for intake in intakes:
         stack.push_async_callback(intake.close)
-    settling = Settling(
-        database,
-        lambda space, study, series: f"{roots_of(space).internal}/studies/{study}/series/{series}",
-        broker.committed,
-    )
     settling.start()
     stack.push_async_callback(settling.stop)
-    return RunningCore(plan, database, broker, spaces, services, roots_of)
+    hints.start()
+    stack.push_async_callback(hints.stop)
+    removing = Removing(database, spaces)
+    removing.start()
+    stack.push_async_callback(removing.stop)
+    quarantine = Quarantine(database, spaces, plan.revisioning_delay, broker.committed)
+    retention = Retention(
+        database,
+        {space.name: _rules(space.retention) for space in plan.spaces if space.retention},
+        [binding.name for binding in plan.bindings],
+        plan.revisioning_delay,
+        broker.committed,
+    )
+    retention.start()
+    stack.push_async_callback(retention.stop)
+
+    def times_changed() -> None:
+        settling.wake()
+        broker.committed()
+
+    clock_watch = ClockWatch(database, plan.revisioning_delay, times_changed)
+    clock_watch.start()
+    stack.push_async_callback(clock_watch.stop)
+    return RunningCore(
+        plan, database, broker, spaces, services, roots_of, hints, deletion, quarantine
+    )
 
 
-async def _open_manifest(stack: AsyncExitStack, plan: CorePlan, data: Path) -> Database:
-    """The core's database, in the newest version. Raises SiteError."""
-    url = plan.database.url
-    if url is None:
-        file = data / (plan.database.file or f"{plan.name}.db")
-        url = URL.create("sqlite", database=str(file))
-    database = open_database(url, max_size=plan.database.max_size)
-    stack.push_async_callback(database.close)
-    try:
-        await migrate(database)
-    except (OSError, DBAPIError, NewerSchemaError) as error:
-        reason = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
-        raise SiteError(
-            [f"core {plan.name}: the database {url} cannot be used: {reason}"]
-        ) from error
-    return database
+def _rules(plan: RetentionPlan) -> Rules:
+    microsecond = timedelta(microseconds=1)
+    return Rules(None if plan.max_age is None else plan.max_age // microsecond, plan.max_size)
 
 
 async def _start_space(
@@ -137,12 +172,13 @@ async def _start_space(
     data: Path,
     buckets: Buckets,
     database: Database,
-    broker: EmbeddedBroker,
+    broker: LogBroker,
 ) -> DicomwebService:
     space = await open_space(plan, data, buckets)
     stack.push_async_callback(space.close)
     settings = IntakeSettings(
         conflict_policy=ConflictPolicy(plan.conflict_policy),
+        patient_conflict_policy=PatientConflictPolicy(plan.patient_conflict_policy),
         # Many share the synchronising of a folder; of uploads nobody has to wait for another.
         publishes_together=not plan.bucket,
     )
@@ -160,7 +196,7 @@ async def _start_space(
 def _subscribe(
     stack: AsyncExitStack,
     plan: CorePlan,
-    broker: EmbeddedBroker,
+    broker: LogBroker,
     database: Database,
     spaces: Mapping[str, Space],
     base_url: str,

@@ -12,6 +12,7 @@ from imaging_ingestion.api.metrics import Metrics
 from imaging_ingestion.association.association import Association
 from imaging_ingestion.association.listener import Listener
 from imaging_ingestion.association.policy import IngestionServices, ingestion_policy
+from imaging_ingestion.association.services.arrivals import Arrivals
 from imaging_ingestion.association.services.commitment import CommitmentService
 from imaging_ingestion.association.services.commitment_reporter import CommitmentReporter
 from imaging_ingestion.association.services.destination import (
@@ -28,7 +29,9 @@ from imaging_ingestion.resources.plan import DimsePlan
 from imaging_ingestion.site.addresses import RunningEntity
 from imaging_ingestion.site.core import RunningCore
 from imaging_ingestion.site.dimse_parts import DimseParts
+from imaging_ingestion.site.dimse_sources import told_of_associations
 from imaging_ingestion.transcoding.transcoder import Transcoder
+from imaging_ingestion.workers.turns import Entrance
 
 if TYPE_CHECKING:
     from imaging_ingestion.tunnel.service import TunnelService
@@ -58,10 +61,12 @@ async def start_dimse(
     host: str,
     metrics: Metrics,
     subjects: Mapping[str, str],
+    entrances: Mapping[str, Entrance] | None = None,
 ) -> list[ListeningEntity]:
     """Start the services of all cores. Raises OSError if an address is taken.
 
-    `subjects`: where those are reached over NATS that are to be.
+    `subjects`: where those are reached over NATS that are to be; `entrances`: where they accept,
+    if they share that with other processes.
     """
     transcoder = Transcoder()
     stack.push_async_callback(transcoder.close)
@@ -70,9 +75,11 @@ async def start_dimse(
         reporters = _start_reporters(stack, core, parts)
         for plan in core.plan.dimse:
             part = parts[plan.name]
-            listener = _listener(core, plan, part, reporters[plan.space], transcoder, metrics)
+            arrivals = told_of_associations(stack, plan, part.connector, core.hints)
+            reporter = reporters[plan.space]
+            listener = _listener(core, plan, part, reporter, transcoder, metrics, arrivals)
             stack.push_async_callback(listener.stop)
-            port = await _listen(listener, plan, part, host)
+            port = await _listen(listener, plan, part, host, entrances)
             metrics.watch_dimse(plan.name, listener)
             entity = RunningEntity(
                 plan.name,
@@ -132,6 +139,7 @@ def _listener(
     reporter: CommitmentReporter,
     transcoder: Transcoder,
     metrics: Metrics,
+    arrivals: Arrivals,
 ) -> Listener:
     space = core.spaces[plan.space]
     storing = Storing(space, core.database, transcoder)
@@ -148,6 +156,7 @@ def _listener(
         get=GetService(storing),
         commitment=CommitmentService(reporter),
         on_stored=partial(metrics.count_store, plan.name),
+        arrivals=arrivals,
     )
     identities = part.identities
     policy = ingestion_policy(
@@ -158,17 +167,27 @@ def _listener(
         verified_identity_kinds=frozenset() if identities is None else identities.kinds,
         identity_required=plan.identities is not None and plan.identities.required,
     )
-    return Listener(policy, services.performers(), verify=identities)
+    return Listener(policy, services.performers(), verify=identities, on_ended=arrivals.ended)
 
 
 def _destinations(plan: DimsePlan) -> list[Destination]:
     return [Destination(one.ae_title, one.host, one.port, one.tls) for one in plan.destinations]
 
 
-async def _listen(listener: Listener, plan: DimsePlan, part: DimseParts, host: str) -> int | None:
+async def _listen(
+    listener: Listener,
+    plan: DimsePlan,
+    part: DimseParts,
+    host: str,
+    entrances: Mapping[str, Entrance] | None,
+) -> int | None:
     """The port that it listens on now, if any. Raises OSError with the address in its message."""
     if plan.port is None:
         return None
+    if entrances is not None:
+        entrance = entrances[plan.name]
+        listener.share(entrance, tls=part.tls)
+        return entrance.port
     try:
         return await listener.listen(host, plan.port, tls=part.tls)
     except OSError as error:

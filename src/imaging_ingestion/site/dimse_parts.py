@@ -88,7 +88,8 @@ async def _connector(plan: DimsePlan) -> Connector:
     """What calls the destinations. Raises TlsError."""
     limits = AssociationLimits(response=_RESPONSE)
     tls = None
-    if any(one.tls for one in plan.destinations):
+    sources = (one.entity for one in plan.sources if one.entity is not None)
+    if any(one.tls for one in (*plan.destinations, *sources)):
         settings = tls_settings(_plain(plan) | {"DIMSE_TLS_ENABLED": "true"})
         assert settings is not None
         files = TlsFiles(settings, is_server=False)

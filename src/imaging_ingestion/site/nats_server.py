@@ -2,7 +2,7 @@
 
 It is a child process that ends with this one, whatever ends it, and is started again on its port if
 it ends by itself. What waits is kept by those who talk over it (docs/tunnel.md), so it keeps
-nothing on the disk.
+nothing on the disk, but for the streams of a core whose broker is JetStream.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -39,12 +40,24 @@ _LARGEST_MESSAGE: Final = 8 << 20
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class NatsServer:
-    """One server. `url` and `token` are for its clients, after `start`."""
+@dataclass(frozen=True, slots=True)
+class NatsAddress:
+    """Where a server answers, and to whom."""
 
-    def __init__(self) -> None:
-        self.token = secrets.token_urlsafe(24)
-        self.port = -1  # a free one
+    url: str
+    token: str = field(repr=False)
+
+
+class NatsServer:
+    """One server. `address` is for its clients, after `start`."""
+
+    def __init__(
+        self, port: int | None = None, token: str | None = None, *, store: Path | None = None
+    ) -> None:
+        """`port` None takes a free one, `token` None makes one; `store`: where it keeps streams."""
+        self.token = secrets.token_urlsafe(24) if token is None else token
+        self.port = -1 if port is None else port  # -1: a free one
+        self._store = store
         self._folder: Path | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -54,14 +67,19 @@ class NatsServer:
         """Where it answers."""
         return f"nats://127.0.0.1:{self.port}"
 
+    @property
+    def address(self) -> NatsAddress:
+        """Where it answers, and to whom."""
+        return NatsAddress(self.url, self.token)
+
     async def start(self) -> None:
         """Start it, and wait until it answers. Raises SiteError."""
         program = find_program()
         if program is None:
             raise SiteError(
                 [
-                    f"a proxy or service names no NATS server, and {PROGRAM} is not installed: "
-                    "install imaging-ingestion[nats], or give spec.natsUrl"
+                    f"a proxy, service or broker names no NATS server, and {PROGRAM} is not "
+                    "installed: install imaging-ingestion[nats], or give spec.natsUrl"
                 ]
             )
         self._folder = Path(tempfile.mkdtemp(prefix="imaging-ingestion-nats-"))
@@ -108,11 +126,14 @@ class NatsServer:
             raise SiteError([f"{program} did not start in {_START:.0f} seconds"]) from None
 
     def _config(self) -> str:
+        # A path as JSON has its quotation marks and backslashes escaped as the server reads them.
+        store = "" if self._store is None else json.dumps(str(self._store))
         return (
             f'listen: "127.0.0.1:{self.port}"\n'
             f'ports_file_dir: "{self._folder}"\n'
             f'authorization {{ token: "{self.token}" }}\n'
             f"max_payload: {_LARGEST_MESSAGE}\n"
+            + (f"jetstream {{ store_dir: {store} }}\n" if store else "")
         )
 
     async def _answering_port(self) -> int:

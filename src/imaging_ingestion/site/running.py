@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING
 import structlog
 
 from imaging_ingestion.api.metrics import Metrics
+from imaging_ingestion.brokers.carried import CarriedBroker
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.resources.plan import SitePlan
 from imaging_ingestion.site.addresses import RunningProxy, RunningSite, base_url
 from imaging_ingestion.site.application import Front, create_application
-from imaging_ingestion.site.core import read_selectors, start_core
+from imaging_ingestion.site.brokers import nats_store
+from imaging_ingestion.site.core import RunningCore, read_selectors, start_core
+from imaging_ingestion.site.nats_server import NatsAddress, NatsServer
 from imaging_ingestion.site.spaces import read_buckets
 
 if TYPE_CHECKING:
     from imaging_ingestion.site.dimse import ListeningEntity
     from imaging_ingestion.site.dimse_parts import DimseParts
     from imaging_ingestion.site.tunnel_parts import TunnelParts
+    from imaging_ingestion.site.worker import Worker
     from imaging_ingestion.tunnel.proxy import Proxy
+    from imaging_ingestion.workers.colleagues import Colleague
 
 log = structlog.get_logger(__name__)
 
@@ -37,13 +42,27 @@ async def run_site(
     host: str,
     http_port: int,
     ready: Callable[[RunningSite], None] | None = None,
+    worker: Worker | None = None,
+    alive: int | None = None,
 ) -> None:
-    """Run until SIGINT or SIGTERM; `ready` is told when it answers. See `running_site`."""
+    """Run until SIGINT or SIGTERM; `ready` is told when it answers. See `running_site`.
+
+    `alive` is a file descriptor whose end says that nobody supervises this process any more: it
+    stops then.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with running_site(plan, data=data, host=host, http_port=http_port) as site:
+    if alive is not None:
+
+        def abandoned(descriptor: int = alive) -> None:
+            loop.remove_reader(descriptor)
+            log.error("site.abandoned", help="the process that supervises this one has ended")
+            stopping.set()
+
+        loop.add_reader(alive, abandoned)
+    async with running_site(plan, data=data, host=host, http_port=http_port, worker=worker) as site:
         if ready is not None:
             ready(site)
         await stopping.wait()
@@ -51,9 +70,11 @@ async def run_site(
 
 @asynccontextmanager
 async def running_site(
-    plan: SitePlan, *, data: Path, host: str, http_port: int
+    plan: SitePlan, *, data: Path, host: str, http_port: int, worker: Worker | None = None
 ) -> AsyncIterator[RunningSite]:
     """A site that answers while the context lasts. `http_port` 0 takes a free one.
+
+    `worker`: it is one of several processes that are the site.
 
     Raises SiteError if the plan cannot be run, OSError if the address is taken or a folder cannot
     be used.
@@ -63,31 +84,51 @@ async def running_site(
     parts = await _read_dimse_parts(plan)
     tunnel_parts = _read_tunnel_parts(plan, host, data)
     _prepare(data)
+    store = nats_store(plan, data)
     front = Front()
     async with AsyncExitStack() as stack:
-        server = HttpServer(front, host, http_port)
-        await server.start()
+        entrance = None if worker is None else worker.http
+        server = HttpServer(front, host, http_port, entrance=entrance)
+        if worker is None:
+            await server.start()  # the port is taken, and whoever calls hears that it starts
         stack.push_async_callback(server.stop)
         root = base_url(host, server.port)
+        own_nats = None if worker is None else worker.nats
+        if worker is None and store is not None:
+            own_nats = await _start_own_nats(stack, store)
         cores = {
-            core.name: await start_core(stack, core, data, root, selectors, buckets)
+            core.name: await start_core(stack, core, data, root, selectors, buckets, own_nats)
             for core in plan.cores
         }
-        metrics = Metrics({name: core.database for name, core in cores.items()})
+        metrics = Metrics(
+            {name: core.database for name, core in cores.items()},
+            None if worker is None else worker.colleague,
+        )
+        for name, core in cores.items():
+            if isinstance(core.broker, CarriedBroker):
+                metrics.watch_broker(name, core.broker)
+        if worker is not None:
+            _work_together(stack, worker.colleague, tuple(cores.values()))
         listening: list[ListeningEntity] = []
         if parts:
             from imaging_ingestion.site.dimse import start_dimse
 
             subjects = {} if tunnel_parts is None else tunnel_parts.subjects
             listening = await start_dimse(
-                stack, tuple(cores.values()), parts, host, metrics, subjects
+                stack,
+                tuple(cores.values()),
+                parts,
+                host,
+                metrics,
+                subjects,
+                None if worker is None else worker.dimse,
             )
         proxies: list[tuple[RunningProxy, Proxy]] = []
         if tunnel_parts is not None:
             from imaging_ingestion.site.tunnels import start_nats, start_proxies, start_services
 
-            tunnel_parts = await start_nats(stack, tunnel_parts)
-            proxies = await start_proxies(stack, plan, tunnel_parts, metrics)
+            tunnel_parts = await start_nats(stack, tunnel_parts, own_nats)
+            proxies = await start_proxies(stack, plan, tunnel_parts, metrics, worker)
             start_services(listening, tunnel_parts, metrics)
         site = RunningSite(
             host,
@@ -101,9 +142,34 @@ async def running_site(
         stack.push_async_callback(_stop, stops)
         front.app = create_application(cores, metrics, tuple(map(str, site.dimse)))
         stack.callback(front.app.state.api.state.stopping.set)
+        if worker is not None:
+            await server.start()  # only now: until then the others answer
         log.info("site.ready", url=root, dimse=list(map(str, site.dimse)), cores=list(cores))
         yield site
         log.info("site.stopping")
+
+
+async def _start_own_nats(stack: AsyncExitStack, store: Path) -> NatsAddress:
+    """Where the site's own NATS server answers. Raises SiteError."""
+    server = NatsServer(store=store)
+    stack.push_async_callback(server.stop)
+    await server.start()
+    return server.address
+
+
+def _work_together(
+    stack: AsyncExitStack, colleague: Colleague, cores: Sequence[RunningCore]
+) -> None:
+    """Tell the other processes of what this one commits, and hear of what they do."""
+    for core in cores:
+        core.broker.on_commit(colleague.committed)
+
+    def heard() -> None:
+        for core in cores:
+            core.broker.others_committed()
+
+    colleague.follow(heard)
+    stack.push_async_callback(colleague.stop)
 
 
 async def _read_dimse_parts(plan: SitePlan) -> Mapping[str, DimseParts]:

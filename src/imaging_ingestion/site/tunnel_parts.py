@@ -9,12 +9,11 @@ from typing import Final
 
 from pydantic import SecretStr
 
+from imaging_ingestion.nats_client.settings import NatsSettings, SettingsError
 from imaging_ingestion.resources.plan import DimsePlan, SitePlan
 from imaging_ingestion.resources.site_file import SiteError
-from imaging_ingestion.site.nats_server import NatsServer
-from imaging_ingestion.tunnel.error import SettingsError
+from imaging_ingestion.site.nats_server import NatsAddress
 from imaging_ingestion.tunnel.settings import (
-    NatsSettings,
     ProxySettings,
     TunnelSettings,
     proxy_settings,
@@ -61,7 +60,7 @@ class TunnelParts:
             for name, one in self.services.items()
         }
 
-    def over(self, server: NatsServer) -> TunnelParts:
+    def over(self, server: NatsAddress) -> TunnelParts:
         """With the site's own server for those that name none."""
         own = NatsSettings((server.url,), token=server.token)
         return replace(

@@ -9,26 +9,34 @@ from prometheus_client import CollectorRegistry
 
 from imaging_ingestion.api.metrics import Metrics
 from imaging_ingestion.association.tls import TlsError
+from imaging_ingestion.nats_client.settings import SettingsError
 from imaging_ingestion.resources.plan import SitePlan
 from imaging_ingestion.resources.site_file import SiteError
 from imaging_ingestion.site.addresses import RunningProxy
 from imaging_ingestion.site.dimse import ListeningEntity
-from imaging_ingestion.site.nats_server import NatsServer
+from imaging_ingestion.site.nats_server import NatsAddress, NatsServer
 from imaging_ingestion.site.tunnel_parts import TunnelParts
-from imaging_ingestion.tunnel.error import SettingsError
+from imaging_ingestion.site.worker import Worker
 from imaging_ingestion.tunnel.metrics import TunnelMetrics
 from imaging_ingestion.tunnel.proxy import Proxy
 from imaging_ingestion.tunnel.service import TunnelService
 
 
-async def start_nats(stack: AsyncExitStack, parts: TunnelParts) -> TunnelParts:
-    """The parts, with the site's own server running for those that name none. Raises SiteError."""
+async def start_nats(
+    stack: AsyncExitStack, parts: TunnelParts, running: NatsAddress | None
+) -> TunnelParts:
+    """The parts, with the site's own server running for those that name none. Raises SiteError.
+
+    `running`: it runs already, in another process.
+    """
     if not parts.on_own_server:
         return parts
-    server = NatsServer()
-    stack.push_async_callback(server.stop)
-    await server.start()
-    return parts.over(server)
+    if running is None:
+        server = NatsServer()
+        stack.push_async_callback(server.stop)
+        await server.start()
+        running = server.address
+    return parts.over(running)
 
 
 def start_services(
@@ -53,15 +61,27 @@ def start_services(
 
 
 async def start_proxies(
-    stack: AsyncExitStack, plan: SitePlan, parts: TunnelParts, metrics: Metrics
+    stack: AsyncExitStack,
+    plan: SitePlan,
+    parts: TunnelParts,
+    metrics: Metrics,
+    worker: Worker | None,
 ) -> list[tuple[RunningProxy, Proxy]]:
-    """Start the proxies. Raises SiteError, OSError if an address is taken."""
+    """Start the proxies. Raises SiteError, OSError if an address is taken.
+
+    A `worker` starts those that it has.
+    """
     running = []
     for name in (proxy.name for proxy in plan.proxies):
         settings = parts.proxies[name]
+        entrance = None
+        if worker is not None:
+            if name not in worker.proxies:
+                continue
+            entrance = worker.proxies[name]
         registry = CollectorRegistry()
         try:
-            proxy = Proxy(settings, TunnelMetrics(registry))
+            proxy = Proxy(settings, TunnelMetrics(registry), entrance=entrance)
             stack.push_async_callback(proxy.stop)
             await proxy.start()
         except (TlsError, SettingsError) as error:

@@ -15,8 +15,8 @@ from imaging_ingestion.api import log as log_module
 from imaging_ingestion.events.model import IMAGE_STORED
 from imaging_ingestion.manifest import changes, revision
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.event_data import event_of, with_data
-from imaging_ingestion.manifest.record import delete_instances
 
 
 async def test_the_log_is_read_page_by_page_to_its_end(site: ApiSite) -> None:
@@ -205,3 +205,12 @@ async def test_the_dataref_of_a_large_image_leads_to_its_data(site: ApiSite) -> 
     assert "deleted" in (await site.get("/events/1", 404))["detail"]
     assert "entry 2" in (await site.get("/events/2", 404))["detail"]
     assert "entry 3" in (await site.get("/events/3", 404))["detail"]
+
+
+async def test_the_data_of_an_event_from_outside_is_told_and_never_run(site: ApiSite) -> None:
+    page = b"<script>alert(1)</script>"
+    await site.broker.publish([published(1), published(2, data=page, content_type="text/html")])
+    assert await site.get("/events/1") == {"number": 1}
+    async with site.client.get(f"{site.url}/events/2") as answer:
+        assert (answer.status, answer.content_type) == (200, "application/octet-stream")
+        assert await answer.read() == page

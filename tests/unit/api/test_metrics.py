@@ -54,6 +54,9 @@ async def test_the_figures_are_what_the_manifest_says(database: Database) -> Non
         ("deliveries", "b", "core", "pending"): 3,
         ("deliveries", "b", "core", "delivered"): 1,
         ("deliveries", "b", "core", "dead"): 1,
+        ("space_instances", "core", "default"): 5,
+        ("space_bytes", "core", "default"): 5,
+        ("space_quarantined", "core", "default"): 0,
     }
 
 

@@ -13,7 +13,7 @@ from imaging_ingestion.manifest.commitment import (
     Reference,
 )
 from imaging_ingestion.manifest.database import Database, open_database
-from imaging_ingestion.manifest.record import delete_instances
+from imaging_ingestion.manifest.deletion import delete_instances
 
 SPACE = "default"
 SECOND = 1_000_000

@@ -18,13 +18,13 @@ from imaging_ingestion.events.model import (
 from imaging_ingestion.manifest import changes, revision
 from imaging_ingestion.manifest.changes import Change
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.event_data import (
     INLINE_LIMIT,
     SpaceRoots,
     event_of,
     with_data,
 )
-from imaging_ingestion.manifest.record import delete_instances
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -143,7 +143,7 @@ async def test_a_stored_image_is_told_with_its_elements_and_its_place(
         "store": {
             "provider": "provider",
             "bucketName": "default",
-            "objectName": "1/1.1/7-a",
+            "objectName": "1/1.1/7-a-",
             "wadoInternalEndpoint": root,
             "wadoExternalEndpoint": "https://images.example/default",
         },

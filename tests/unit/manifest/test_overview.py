@@ -8,8 +8,8 @@ from event_core import plans_of, reads_a_table_whole, record, stored
 
 from imaging_ingestion.manifest import overview, revision
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.overview import KnownObject
-from imaging_ingestion.manifest.record import delete_instances
 
 
 async def test_studies_are_listed_newest_first_with_counts_and_modalities(

@@ -6,7 +6,7 @@ from event_core import stored
 
 from imaging_ingestion.events.model import ChangeKind
 from imaging_ingestion.events.stored import StoreOutcome, StoreResult
-from imaging_ingestion.manifest.plan import InstanceRow, Place, plan, plan_deletion
+from imaging_ingestion.manifest.plan import Aside, InstanceRow, Place, plan
 
 PLACE = Place("1", "1.1", "7")
 
@@ -15,22 +15,6 @@ def row(*, version: int = 1, live: bool = True, place: Place = PLACE, pk: int = 
     return InstanceRow(
         place, pk, b"old", "old object", version, "old provider", live=live, was_live=live
     )
-
-
-def test_a_deletion_ends_every_live_row_and_is_logged_with_its_provider() -> None:
-    rows = [row(), row(place=Place("1", "1.1", "8"), pk=2, version=3)]
-    decided = plan_deletion(rows)
-    assert [one.live for one in decided.rows.values()] == [False, False]
-    assert [one.was_live for one in decided.rows.values()] == [True, True]
-    assert [(e.kind, e.place.sop_instance_uid, e.version, e.provider) for e in decided.log] == [
-        (ChangeKind.DELETED, "7", 1, "old provider"),
-        (ChangeKind.DELETED, "8", 3, "old provider"),
-    ]
-
-
-def test_deleting_nothing_is_nothing() -> None:
-    decided = plan_deletion([])
-    assert (decided.rows, decided.log) == ({}, [])
 
 
 def test_an_instance_that_comes_back_counts_on_and_its_old_object_is_garbage() -> None:
@@ -59,3 +43,27 @@ def test_a_kept_instance_changes_nothing_and_its_own_object_is_garbage() -> None
     decided = plan([row()], [arrived])
     assert (decided.rows, decided.log, decided.accepted) == ({}, [], [])
     assert decided.outcomes == [StoreOutcome(StoreResult.KEPT, arrived.object_name)]
+
+
+def test_an_arrival_that_was_replaced_or_deleted_since_changes_nothing_when_told_of_again() -> None:
+    arrived = stored("7", "b")
+    nothing = [StoreOutcome(StoreResult.UNCHANGED)]
+    tombstone = InstanceRow(
+        PLACE, 1, arrived.sha256, arrived.object_name, 2, "p", live=False, was_live=False
+    )
+    deleted = plan([tombstone], [arrived])
+    assert (deleted.outcomes, deleted.rows, deleted.log) == (nothing, {}, [])
+    replaced = plan([row()], [arrived], Aside(to_go={arrived.object_name}))
+    assert (replaced.outcomes, replaced.rows, replaced.log) == (nothing, {}, [])
+    assert plan([tombstone], [stored("7", "b")]).outcomes[0].result is StoreResult.CREATED
+
+
+def test_what_was_replaced_within_a_batch_is_not_taken_up_again_either() -> None:
+    first, second = stored("7", "a"), stored("7", "b")
+    decided = plan([], [first, second, first])
+    assert [one.result for one in decided.outcomes] == [
+        StoreResult.CREATED,
+        StoreResult.REPLACED,
+        StoreResult.UNCHANGED,
+    ]
+    assert [one.object_name for one in decided.unneeded] == [first.object_name]

@@ -12,8 +12,8 @@ from imaging_ingestion.dicom.dictionary import tag_of
 from imaging_ingestion.dicom.matching import Identifier, MatchKey, identifier_of
 from imaging_ingestion.manifest.attribute_levels import Level
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.query import Page, Search, TooBroadError, search
-from imaging_ingestion.manifest.record import delete_instances
 
 
 def asked(**keys: str) -> Identifier:

@@ -13,9 +13,9 @@ from imaging_ingestion.dicom.matching import MatchKey, identifier_of
 from imaging_ingestion.manifest import query, query_patient
 from imaging_ingestion.manifest.attribute_levels import Level
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.query import Search, TooBroadError, walk
 from imaging_ingestion.manifest.query_patient import PatientMatch, walk_patients
-from imaging_ingestion.manifest.record import delete_instances
 
 
 def identifier(**keys: str) -> Any:

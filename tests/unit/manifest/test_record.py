@@ -16,9 +16,10 @@ from sqlalchemy.engine import Connection
 from imaging_ingestion.events.model import ChangeKind
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome, StoreResult
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.merge import merged_attributes
 from imaging_ingestion.manifest.plan import InstanceRow, Place, plan
-from imaging_ingestion.manifest.record import delete_instances, record_batch
+from imaging_ingestion.manifest.record import record_batch
 from imaging_ingestion.manifest.schema import (
     change,
     instance,
@@ -144,7 +145,7 @@ async def test_new_instances_make_their_study_and_series(database: Database) -> 
     assert found["revision"] is None
     first = (await database.read(rows_of, instance))[0]
     assert (first["rows"], first["instance_number"], first["version"]) == (512, "1", 1)
-    assert (first["stored_at"], first["announced_sha256"]) == (5, None)
+    assert first["stored_at"] == 5
     assert [row["modality"] for row in await database.read(rows_of, series)] == ["CT", "CT"]
     assert [row["json_zstd"] for row in await database.read(rows_of, instance_metadata)] == [
         b"a"
@@ -336,7 +337,7 @@ IN_THERE = {"study": "2", "series": "2.1"}
         ([], [stored("7")], [(CREATED, None)], ["stored"]),
         (
             [],
-            [stored("7"), stored("7"), stored("7", "b"), stored("7")],
+            [stored("7"), stored("7"), stored("7", "b"), stored("7", arrival="1")],
             [
                 (CREATED, None),
                 (UNCHANGED, None),
@@ -354,8 +355,8 @@ IN_THERE = {"study": "2", "series": "2.1"}
         ([row_at(HERE, "a")], [stored("7")], [(UNCHANGED, None)], []),
         (
             [row_at(HERE, "a", live=False)],
-            [stored("7"), stored("7", arrival="1")],
-            [(CREATED, None), (UNCHANGED, "1/1.1/7-a-1")],
+            [stored("7", arrival="1"), stored("7", arrival="2"), stored("7")],
+            [(CREATED, "1/1.1/7-a-0"), (UNCHANGED, "1/1.1/7-a-2"), (UNCHANGED, None)],
             ["stored"],
         ),
         (

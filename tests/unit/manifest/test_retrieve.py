@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from recorded import data_set, record
 
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.record import delete_instances
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.retrieve import (
     Place,
     UnknownResourceError,

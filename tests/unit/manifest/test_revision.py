@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection
 from imaging_ingestion.events.model import StudyRevision
 from imaging_ingestion.manifest import changes, revision
 from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.elements import elements_of, integer_of
-from imaging_ingestion.manifest.record import delete_instances
 from imaging_ingestion.manifest.revision import Due
 
 

@@ -6,7 +6,7 @@ import pytest
 from recorded import CT_IMAGE_STORAGE, data_set, record
 
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.record import delete_instances
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.selection import (
     MOST_UIDS,
     Kind,

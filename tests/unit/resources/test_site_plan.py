@@ -452,6 +452,32 @@ def test_a_sqlite_file_may_be_named(name, file):
     assert found.database == DatabasePlan(file=Path(file))
 
 
+def test_a_database_server_has_limits_and_tls():
+    found = core_of(
+        core(databaseConfigName="db"),
+        config_map(
+            "db",
+            DB_HOST="db.example",
+            DATASOURCE_MAX_SIZE="4",
+            DB_STATEMENT_TIMEOUT="60",
+            DB_CONNECT_TIMEOUT="2",
+            DB_POOL_TIMEOUT="3",
+            DB_SSLMODE="Verify-Full",
+            DB_SSLROOTCERT="/etc/db-ca.pem",
+        ),
+        service("any"),
+    )
+    assert found.database == DatabasePlan(
+        url=URL.create("postgresql", host="db.example", port=5432, database="postgres"),
+        max_size=4,
+        statement_timeout=timedelta(seconds=60),
+        connect_timeout=timedelta(seconds=2),
+        pool_timeout=timedelta(seconds=3),
+        tls="verify-full",
+        tls_ca=Path("/etc/db-ca.pem"),
+    )
+
+
 def test_keys_of_other_programs_may_stand_in_a_config_map():
     found = core_of(
         core(databaseConfigName="db"),

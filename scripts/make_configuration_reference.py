@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from imaging_ingestion.resources.models import API_VERSION, CUSTOM_KINDS
+from imaging_ingestion.resources.fields import API_VERSION
+from imaging_ingestion.resources.models import CUSTOM_KINDS
 from imaging_ingestion.resources.settings import SETTINGS
 
 _HEAD = f"""# Configuration reference

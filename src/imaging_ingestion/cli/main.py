@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from imaging_ingestion.cli.dimse.peer import DimseOptions
+from imaging_ingestion.cli import call_commands, server_commands, spool_commands
+from imaging_ingestion.cli.options import (
+    Aet,
+    Ca,
+    Cert,
+    Json,
+    Key,
+    Timeout,
+    Tls,
+    dimse_options,
+)
 
 app = typer.Typer(
     name="imaging-ingestion",
@@ -17,46 +26,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # paragraphs flow
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Url = Annotated[str, typer.Option(help="Root URL of a running server.")]
-Core = Annotated[str | None, typer.Option(help="Name of a core; the site's first if left out.")]
-Binding = Annotated[str | None, typer.Option(help="Only of this binding.")]
-Study = Annotated[str | None, typer.Option(help="Only of this Study Instance UID.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output, for machines.")]
-
-Entity = Annotated[str, typer.Argument(metavar="AE@HOST:PORT", help="Application entity to call.")]
-Keys = Annotated[
-    list[str],
-    typer.Option(
-        "-k",
-        metavar="NAME[=VALUE]",
-        help="Keyword or tag, with a value or to be returned; may be repeated.",
-        show_default=False,
-    ),
-]
-Aet = Annotated[str, typer.Option("--aet", help="DIMSE: our own AE title.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="DIMSE: seconds to wait for each answer.")]
-Tls = Annotated[bool, typer.Option("--tls", help="DIMSE: over TLS; also if one of the next is.")]
-Cert = Annotated[
-    Path | None, typer.Option(help="DIMSE: our certificate (PEM or PKCS#12).", show_default=False)
-]
-Key = Annotated[
-    Path | None, typer.Option(help="DIMSE: its key, if in a file of its own.", show_default=False)
-]
-Ca = Annotated[
-    Path | None,
-    typer.Option(
-        help="DIMSE: certificates we trust; the system's if left out.", show_default=False
-    ),
-]
-
-
-def _dimse(
-    aet: str, timeout: float, tls: bool, cert: Path | None, key: Path | None, ca: Path | None
-) -> DimseOptions:
-    from imaging_ingestion.cli.dimse.peer import DimseOptions
-
-    return DimseOptions(aet, timeout, tls, cert, key, ca)
+app.add_typer(call_commands.app)
+app.add_typer(server_commands.app)
+app.add_typer(spool_commands.app, name="spool")
 
 
 def _version(wanted: bool) -> None:
@@ -118,50 +90,6 @@ def up(
     from imaging_ingestion.cli.up import run
 
     run(file or [], data, host, http_port, dimse_port, workers=workers, log_json=log_json)
-
-
-spool = typer.Typer(help="What a proxy in mode spool keeps.", no_args_is_help=True)
-app.add_typer(spool, name="spool")
-
-SpoolData = Annotated[
-    Path, typer.Option(envvar="DIMSE_SPOOL_DIRECTORY", help="Folder of the spool.")
-]
-
-
-@spool.command("status")
-def spool_status(data: SpoolData, as_json: Json = False) -> None:
-    """Show how much waits to be sent, and of which studies. The proxy may run or not."""
-    from imaging_ingestion.cli.spool import show_status
-
-    show_status(data, as_json=as_json)
-
-
-@spool.command("dead")
-def spool_dead(data: SpoolData, study: Study = None, as_json: Json = False) -> None:
-    """List what the target refused for good, with its answers."""
-    from imaging_ingestion.cli.spool import show_dead
-
-    show_dead(data, study=study, as_json=as_json)
-
-
-@spool.command("replay")
-def spool_replay(data: SpoolData, study: Study = None) -> None:
-    """Send what was refused once more."""
-    from imaging_ingestion.cli.spool import replay_dead
-
-    replay_dead(data, study=study)
-
-
-@spool.command("discard")
-def spool_discard(
-    data: SpoolData,
-    study: Study = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it: nothing brings them back.")] = False,
-) -> None:
-    """Delete what was refused."""
-    from imaging_ingestion.cli.spool import discard_dead
-
-    discard_dead(data, study=study, is_sure=yes)
 
 
 run = typer.Typer(help="Run one component alone, as in a container.", no_args_is_help=True)
@@ -243,153 +171,8 @@ def send(
     """
     from imaging_ingestion.cli.send import run
 
-    dimse = _dimse(aet, timeout, tls, cert, key, ca)
+    dimse = dimse_options(aet, timeout, tls, cert, key, ca)
     run(paths, to, concurrency=concurrency, token=token, force=force, as_json=as_json, dimse=dimse)
-
-
-@app.command()
-def echo(
-    to: Entity,
-    aet: Aet = "INGESTION",
-    timeout: Timeout = 60.0,
-    tls: Tls = False,
-    cert: Cert = None,
-    key: Key = None,
-    ca: Ca = None,
-    as_json: Json = False,
-) -> None:
-    """Ask an application entity whether it is there (C-ECHO).
-
-    Exit code 0; 1 if it does not answer, or not well; 2 if what was asked makes no sense.
-    """
-    from imaging_ingestion.cli.dimse import echo as command
-
-    command.echo(to, _dimse(aet, timeout, tls, cert, key, ca), as_json=as_json)
-
-
-@app.command()
-def find(
-    to: Entity,
-    level: Annotated[
-        Literal["patient", "study", "series", "image"], typer.Option(help="What to look for.")
-    ] = "study",
-    keys: Keys = [],  # noqa: B006 - typer makes a new one of it
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Results at most; then it cancels.")
-    ] = None,
-    aet: Aet = "INGESTION",
-    timeout: Timeout = 60.0,
-    tls: Tls = False,
-    cert: Cert = None,
-    key: Key = None,
-    ca: Ca = None,
-    as_json: Json = False,
-) -> None:
-    """Query an application entity (C-FIND).
-
-    Keys are keywords or tags: `-k PatientName=DOE*`, `-k 0010,0020`, and into sequences
-    `-k RequestAttributesSequence.RequestedProcedureID=1`. With --json the results are DICOM JSON.
-    Exit code 0, also if nothing is found; 1 if it failed; 2 if what was asked makes no sense.
-    """
-    from imaging_ingestion.cli.dimse import find as command
-
-    options = _dimse(aet, timeout, tls, cert, key, ca)
-    command.find(to, level, keys, options, limit=limit, as_json=as_json)
-
-
-@app.command()
-def move(
-    to: Entity,
-    dest: Annotated[
-        str, typer.Option(help="AE title to which the instances are sent.", show_default=False)
-    ],
-    keys: Keys,
-    aet: Aet = "INGESTION",
-    timeout: Timeout = 60.0,
-    tls: Tls = False,
-    cert: Cert = None,
-    key: Key = None,
-    ca: Ca = None,
-    as_json: Json = False,
-) -> None:
-    """Have an application entity send instances to another one (C-MOVE).
-
-    The lowest of the keys PatientID, StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID says
-    what is moved; those above it are wanted, too. Exit code 0; 1 if anything failed; 2 if what was
-    asked makes no sense.
-    """
-    from imaging_ingestion.cli.dimse import move as command
-
-    command.move(to, dest, keys, _dimse(aet, timeout, tls, cert, key, ca), as_json=as_json)
-
-
-@app.command()
-def get(
-    to: Entity,
-    keys: Keys,
-    out: Annotated[Path, typer.Option(help="Folder for the files; made if missing.")] = Path(),
-    aet: Aet = "INGESTION",
-    timeout: Timeout = 60.0,
-    tls: Tls = False,
-    cert: Cert = None,
-    key: Key = None,
-    ca: Ca = None,
-    as_json: Json = False,
-) -> None:
-    """Fetch instances of an application entity into files (C-GET).
-
-    Keys as for `move`. Exit code 0; 1 if anything failed; 2 if what was asked makes no sense.
-    """
-    from imaging_ingestion.cli.dimse import get as command
-
-    command.get(to, keys, out, _dimse(aet, timeout, tls, cert, key, ca), as_json=as_json)
-
-
-@app.command()
-def studies(
-    url: Url = "http://127.0.0.1:8080",
-    space: Annotated[str | None, typer.Option(help="Only of this storage space.")] = None,
-    core: Core = None,
-    as_json: Json = False,
-) -> None:
-    """List the studies of a running server."""
-    from imaging_ingestion.cli.lists import show_studies
-
-    show_studies(url, core=core, space=space, as_json=as_json)
-
-
-@app.command()
-def deliveries(
-    url: Url = "http://127.0.0.1:8080",
-    binding: Binding = None,
-    state: Annotated[
-        Literal["pending", "delivered", "dead"] | None, typer.Option(help="Only in this state.")
-    ] = None,
-    study: Study = None,
-    core: Core = None,
-    as_json: Json = False,
-) -> None:
-    """Show the delivery ledger of a running server: what each binding got, or not, and why."""
-    from imaging_ingestion.cli.lists import show_deliveries
-
-    show_deliveries(url, core=core, binding=binding, state=state, study=study, as_json=as_json)
-
-
-@app.command()
-def replay(
-    url: Url = "http://127.0.0.1:8080",
-    binding: Binding = None,
-    state: Annotated[
-        Literal["dead", "delivered", "pending", "any"], typer.Option(help="Those in this state.")
-    ] = "dead",
-    study: Study = None,
-    core: Core = None,
-    as_json: Json = False,
-) -> None:
-    """Drive deliveries again: dead letters, unless told otherwise."""
-    from imaging_ingestion.cli.lists import replay_deliveries
-
-    replay_deliveries(url, core=core, binding=binding, state=state, study=study, as_json=as_json)
 
 
 SiteFile = Annotated[
@@ -473,84 +256,6 @@ def rebuild(
         grace=timedelta(seconds=grace),
         as_json=as_json,
     )
-
-
-@app.command()
-def delete(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
-    series: Annotated[str | None, typer.Option(help="Only this Series Instance UID.")] = None,
-    instance: Annotated[
-        str | None, typer.Option(help="Only this SOP Instance UID; with --series.")
-    ] = None,
-    space: Annotated[str, typer.Option(help="The storage space.")] = "default",
-    url: Url = "http://127.0.0.1:8080",
-    core: Core = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Delete a study, a series or an instance from a running server. Nothing brings it back.
-
-    Exit code 0; 1 if it is not there or no server answers; 2 if it was not confirmed.
-    """
-    from imaging_ingestion.cli.delete import delete as command
-
-    command(
-        url,
-        study,
-        series=series,
-        instance=instance,
-        space=space,
-        core=core,
-        is_sure=yes,
-        as_json=as_json,
-    )
-
-
-quarantine = typer.Typer(help="What a running server keeps aside.", no_args_is_help=True)
-app.add_typer(quarantine, name="quarantine")
-Numbers = Annotated[list[int], typer.Argument(metavar="NUMBER", min=1, help="As `list` says.")]
-
-
-@quarantine.command("list")
-def quarantine_list(
-    url: Url = "http://127.0.0.1:8080",
-    space: Annotated[str | None, typer.Option(help="Only of this storage space.")] = None,
-    resolved: Annotated[
-        bool, typer.Option("--resolved", help="Those about which has been decided, too.")
-    ] = False,
-    core: Core = None,
-    as_json: Json = False,
-) -> None:
-    """List the instances that are kept aside, and why."""
-    from imaging_ingestion.cli.quarantine import show_quarantine
-
-    show_quarantine(url, core=core, space=space, resolved=resolved, as_json=as_json)
-
-
-@quarantine.command("accept")
-def quarantine_accept(
-    numbers: Numbers,
-    url: Url = "http://127.0.0.1:8080",
-    core: Core = None,
-    as_json: Json = False,
-) -> None:
-    """Record instances after all: each replaces what the space has."""
-    from imaging_ingestion.cli.quarantine import decide
-
-    decide(url, numbers, "accept", core=core, as_json=as_json)
-
-
-@quarantine.command("discard")
-def quarantine_discard(
-    numbers: Numbers,
-    url: Url = "http://127.0.0.1:8080",
-    core: Core = None,
-    as_json: Json = False,
-) -> None:
-    """Give instances up: their objects are removed."""
-    from imaging_ingestion.cli.quarantine import decide
-
-    decide(url, numbers, "discard", core=core, as_json=as_json)
 
 
 @app.command()

@@ -10,154 +10,33 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field
 
-API_VERSION = "imaging-ingestion.alvearie.org/v1alpha1"
-
-_NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
-_HOST = r"^([A-Za-z0-9._-]{1,253}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{0,40}:[0-9A-Za-z.%]{0,32})$"
-_AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"
-
-#: What was expected, by pydantic's type of error or the pattern that did not match.
-EXPECTED = {
-    _NAME: "a name of lower-case letters, digits, '-' and '.' was expected",
-    _AE_TITLE: "an AE title was expected: 1 to 16 ASCII characters, no backslash",
-    _HOST: "a host name or an address was expected",
-    "string_type": (
-        "text was expected, as Kubernetes demands: "
-        "numbers, and words like yes and no, need quotation marks"
-    ),
-    "int_type": "a whole number was expected",
-    "bool_type": "true or false was expected",
-    "dict_type": "a mapping was expected",
-    "model_type": "a mapping was expected",
-    "list_type": "a list was expected",
-    "too_short": "at least one was expected",
-    "invalid_key": "a key must be text: numbers, and words like yes and no, need quotation marks",
-}
-
-#: The longest that a study may have to stay quiet.
-LONGEST_DELAY = timedelta(days=366)
-_MOST_DAYS = 100_000
-
-Name = Annotated[str, Field(pattern=_NAME, description="An object's name.")]
-AeTitle = Annotated[str, Field(pattern=_AE_TITLE)]
+from imaging_ingestion.resources.fields import (
+    AeTitle,
+    Component,
+    CoreName,
+    ImageOnly,
+    Metadata,
+    Model,
+    Provider,
+    Reference,
+    Seconds,
+    Spec,
+)
+from imaging_ingestion.resources.parts import (
+    QUANTITY,
+    Broker,
+    ConflictPolicyField,
+    Destination,
+    PatientConflictPolicyField,
+    QidoSource,
+    RetentionField,
+    Source,
+)
 
 
-def _unset(value: object) -> object:
-    """Go's encoders write a reference that was not given as an empty text."""
-    return None if value == "" else value
-
-
-Reference = Annotated[Name | None, BeforeValidator(_unset)]
-
-
-def _seconds(value: object) -> object:
-    """Whole or broken seconds."""
-    if isinstance(value, timedelta):
-        return value
-    most = LONGEST_DELAY.total_seconds()
-    # NaN is in no range.
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most:
-        return timedelta(seconds=value)
-    raise PydanticCustomError("seconds", f"a number of seconds from 0 to {most:.0f} was expected")
-
-
-Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
-
-
-class Model(BaseModel):
-    """Fields are spelt as in YAML (camelCase), and no others are allowed.
-
-    Types are taken at their word, as Kubernetes does: the text "3" is no number.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Metadata(BaseModel):
-    """An object's metadata; only the names matter here."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    name: Name
-    namespace: str | None = None
-
-
-Image = Annotated[str | None, Field(description="Container image; ours if left out.")]
-Replicas = Annotated[int | None, Field(ge=0, description="Of the pods; for Kubernetes only.")]
-CoreName = Annotated[Name, Field(description="The core that it belongs to.")]
-Provider = Annotated[str, Field(description="Who sends here: events carry it, SELECTOR reads it.")]
-
-
-class Component(Model):
-    """How Kubernetes is to run one part; on one machine only `concurrency` counts."""
-
-    image: Image = None
-    concurrency: Annotated[int, Field(ge=0, description="Requests at once; 0 leaves it to us.")] = 0
-    minReplicas: Replicas = None
-    maxReplicas: Replicas = None
-
-
-class ImageOnly(Model):
-    """A part that Kubernetes runs in one replica."""
-
-    image: Image = None
-
-
-class LocalObjectReference(Model):
-    """A Secret that an image is pulled with."""
-
-    name: str | None = None
-
-
-class _Spec(Model):
-    imagePullPolicy: Annotated[
-        Literal["Always", "IfNotPresent", "Never"] | None, Field(description="For Kubernetes only.")
-    ] = None
-    imagePullSecrets: Annotated[
-        list[LocalObjectReference] | None, Field(description="For Kubernetes only.")
-    ] = None
-
-
-class Broker(Model):
-    """What carries the events of a core."""
-
-    kind: Annotated[
-        Literal["embedded", "jetstream", "knative"],
-        Field(description="In the core's database, over NATS JetStream, or by Knative Eventing."),
-    ] = "embedded"
-    natsUrl: Annotated[
-        str | None,
-        Field(
-            description="jetstream: HOST:PORT of the NATS server, or several of a cluster; without "
-            "it a server of the site's own."
-        ),
-    ] = None
-    natsSecure: Annotated[bool, Field(description="Whether it is spoken to over TLS.")] = False
-    natsCa: Annotated[
-        str | None, Field(description="File with the certificates that are trusted then.")
-    ] = None
-    natsTokenSecret: Annotated[
-        Reference, Field(description="Secret with the token, or with NATS_USER and NATS_PASSWORD.")
-    ] = None
-    natsSubjectRoot: Annotated[
-        str | None, Field(description="First word of the subjects; `imaging`.")
-    ] = None
-    replicas: Annotated[
-        int | None, Field(ge=1, le=5, description="jetstream: servers that keep each stream; 1.")
-    ] = None
-    maxAge: Annotated[
-        Seconds | None,
-        Field(description="jetstream: seconds that events stay in the stream; 7 days."),
-    ] = None
-    sink: Annotated[
-        str | None, Field(description="knative: URL that events are sent to; else K_SINK.")
-    ] = None
-
-
-class DicomEventDrivenIngestionSpec(_Spec):
+class DicomEventDrivenIngestionSpec(Spec):
     """A core: one manifest, one log, the events of its spaces."""
 
     databaseConfigName: Annotated[
@@ -189,60 +68,7 @@ BucketConfig = Annotated[
 BucketSecret = Annotated[Reference, Field(description="Secret of the storage space.")]
 
 
-class QidoSource(Model):
-    """A sender that can be asked over DICOMweb how many instances a study has."""
-
-    url: Annotated[str, Field(description="Its DICOMweb root.")]
-    secretName: Annotated[Reference, Field(description="Secret with QIDO_AUTH_TOKEN.")] = None
-
-
-_QUANTITY = r"^[0-9]{1,15}(k|[MGT]|[KMGT]i)?$"
-
-
-def _days(value: object) -> object:
-    """Whole or broken days."""
-    if isinstance(value, timedelta):
-        return value
-    # NaN is in no range.
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MOST_DAYS:
-        return timedelta(days=value)
-    raise PydanticCustomError("days", f"a number of days, at most {_MOST_DAYS}, was expected")
-
-
-class Retention(Model):
-    """What a storage space keeps; what goes is whole studies, those first that changed first."""
-
-    maxAgeDays: Annotated[
-        Annotated[timedelta, BeforeValidator(_days)] | None,
-        Field(description="Days after its last change that a study is kept."),
-    ] = None
-    maxSize: Annotated[
-        str | None,
-        Field(pattern=_QUANTITY, description="Bytes that the objects may have together: `500Gi`."),
-    ] = None
-
-
-ConflictPolicyField = Annotated[
-    Literal["replace", "keep", "quarantine"] | None,
-    Field(
-        description="Ours: what other bytes for a known SOP Instance UID do; `replace` if no "
-        "service of the space says it."
-    ),
-]
-PatientConflictPolicyField = Annotated[
-    Literal["accept", "quarantine"] | None,
-    Field(
-        description="Ours: what becomes of an instance whose patient contradicts that of its "
-        "study; `accept` if no service of the space says it."
-    ),
-]
-RetentionField = Annotated[
-    Retention | None,
-    Field(description="Ours: what the space keeps; all of it if no service of the space says it."),
-]
-
-
-class DicomwebIngestionServiceSpec(_Spec):
+class DicomwebIngestionServiceSpec(Spec):
     """DICOMweb of one storage space."""
 
     bucketConfigName: BucketConfig = None
@@ -263,37 +89,14 @@ class DicomwebIngestionServiceSpec(_Spec):
     ] = None
 
 
-class _Nats(_Spec):
+class NatsSpec(Spec):
     natsUrl: Annotated[str | None, Field(description="HOST:PORT of the NATS server.")] = None
     natsSecure: Annotated[bool, Field(description="Whether it is spoken to over TLS.")] = False
     natsSubjectRoot: Annotated[str | None, Field(description="First word of the subjects.")] = None
     natsTokenSecret: Annotated[Reference, Field(description="Secret with the token.")] = None
 
 
-class Destination(Model):
-    """An application entity that a service may call."""
-
-    applicationEntityTitle: Annotated[AeTitle, Field(description="Its AE title.")]
-    host: Annotated[str, Field(pattern=_HOST, description="Where it is: a name or an address.")]
-    port: Annotated[int, Field(ge=1, le=65535, description="Its port.")] = 104
-    tls: Annotated[
-        bool, Field(description="Whether it is called over TLS, with the service's DIMSE_TLS_*.")
-    ] = False
-
-
-class Source(Model):
-    """A caller that can be asked how many instances a study has: by C-FIND, or over DICOMweb."""
-
-    applicationEntityTitle: Annotated[AeTitle, Field(description="The AE title that it calls as.")]
-    host: Annotated[
-        str | None, Field(pattern=_HOST, description="Where it answers C-FIND, under that title.")
-    ] = None
-    port: Annotated[int, Field(ge=1, le=65535, description="Its port.")] = 104
-    tls: Annotated[bool, Field(description="Whether it is called over TLS.")] = False
-    qido: Annotated[QidoSource | None, Field(description="Or where it answers QIDO-RS.")] = None
-
-
-class DimseIngestionServiceSpec(_Nats):
+class DimseIngestionServiceSpec(NatsSpec):
     """DIMSE services of one storage space."""
 
     bucketConfigName: BucketConfig = None
@@ -338,7 +141,7 @@ class DimseIngestionServiceSpec(_Nats):
     ] = None
 
 
-class DimseProxySpec(_Nats):
+class DimseProxySpec(NatsSpec):
     """An application entity projected over NATS."""
 
     applicationEntityTitle: Annotated[
@@ -366,11 +169,11 @@ class DimseProxySpec(_Nats):
     ] = "relay"
     spoolDirectory: Annotated[str | None, Field(description="Ours: where they wait.")] = None
     spoolQuota: Annotated[
-        str | None, Field(pattern=_QUANTITY, description="Ours: bytes they may take, as 50Gi.")
+        str | None, Field(pattern=QUANTITY, description="Ours: bytes they may take, as 50Gi.")
     ] = None
     spoolMinFree: Annotated[
         str | None,
-        Field(pattern=_QUANTITY, description="Ours: bytes of the disk that stay free; 1Gi."),
+        Field(pattern=QUANTITY, description="Ours: bytes of the disk that stay free; 1Gi."),
     ] = None
     dimseConfigName: Annotated[
         Reference, Field(description="Ours: ConfigMap with DIMSE_* of the proxy.")
@@ -384,7 +187,7 @@ BindingConfig = Annotated[Reference, Field(description="ConfigMap of the target.
 BindingSecret = Annotated[Reference, Field(description="Secret of the target.")]
 
 
-class DicomInstanceBindingSpec(_Spec):
+class DicomInstanceBindingSpec(Spec):
     """A target that gets every instance."""
 
     bindingConfigName: BindingConfig = None
@@ -393,7 +196,7 @@ class DicomInstanceBindingSpec(_Spec):
     instanceBinding: Component = Component()
 
 
-class DicomStudyBindingSpec(_Spec):
+class DicomStudyBindingSpec(Spec):
     """A target that gets every revision of a study."""
 
     bindingConfigName: BindingConfig = None
@@ -402,7 +205,7 @@ class DicomStudyBindingSpec(_Spec):
     studyBinding: Component = Component()
 
 
-class DicomEventBridgeSpec(_Nats):
+class DicomEventBridgeSpec(NatsSpec):
     """Events carried between sites."""
 
     role: Annotated[

@@ -9,7 +9,8 @@ from typing import Final
 from pydantic import SecretStr
 
 from imaging_ingestion.nats_client.settings import server_urls
-from imaging_ingestion.resources.models import Broker, DicomEventDrivenIngestion
+from imaging_ingestion.resources.models import DicomEventDrivenIngestion
+from imaging_ingestion.resources.parts import Broker
 from imaging_ingestion.resources.plan import BrokerPlan
 from imaging_ingestion.resources.setting_values import Settings, is_url, read_settings
 from imaging_ingestion.resources.site_file import Site

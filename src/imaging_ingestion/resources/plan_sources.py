@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from imaging_ingestion.resources.models import (
     DicomwebIngestionService,
     DimseIngestionServiceSpec,
-    QidoSource,
 )
+from imaging_ingestion.resources.parts import QidoSource
 from imaging_ingestion.resources.plan import (
     DEFAULT_SPACE,
     DestinationPlan,

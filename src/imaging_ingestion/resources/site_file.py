@@ -16,7 +16,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from imaging_ingestion.resources.models import EXPECTED, KINDS, Resource
+from imaging_ingestion.resources.fields import EXPECTED
+from imaging_ingestion.resources.models import KINDS, Resource
 from imaging_ingestion.resources.yaml_document import Document, Fault, read_yaml
 
 #: A site file is written by a person; this is far beyond that.

@@ -238,10 +238,9 @@ class Supervisor:
 
     def _ended(self, child: _Child, code: int) -> None:
         os.close(child.kept_open)
-        if child.said >= 0:
-            self._events.unregister(child.said)
-            os.close(child.said)
-        child.pid, child.kept_open, child.said = None, -1, -1
+        child.pid, child.kept_open = None, -1
+        while child.said >= 0:  # its last word may have been that it is ready
+            self._hear(child)
         died = time.monotonic()
         if self._is_stopping:
             # Who was told to stop before it had begun ends by the signal itself.

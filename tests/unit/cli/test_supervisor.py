@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,38 @@ def test_a_process_that_was_killed_is_replaced(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "worker.died" in errors
+
+
+def test_one_that_dies_in_the_moment_when_it_is_ready_is_replaced(tmp_path: Path) -> None:
+    process = start(
+        tmp_path,
+        """
+        def once(line):
+            first = not (folder / "begun").exists()
+            (folder / "begun").touch()
+            line.ready("here")
+            if first:
+                os.kill(os.getpid(), signal.SIGKILL)
+            (folder / "again").touch()
+            return 0 if wait(line) else 1
+
+        # What a process says is heard only when it has ended: the worst of all orders.
+        Supervisor._turn_early = Supervisor._turn
+        def turn(self):
+            time.sleep(0.2)
+            self._bury()
+            self._turn_early()
+        Supervisor._turn = turn
+        sys.exit(Supervisor([[Job("one", once)]], on_ready=lambda: tell("ready")).run())
+        """,
+    )
+    assert said(process) == "ready"
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "again").exists():
+        assert time.monotonic() < deadline, "it was not started again"
+        time.sleep(0.01)  # it tells nobody
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
 
 
 def test_one_that_dies_again_and_again_ends_all_with_a_message(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ from imaging_ingestion.events.retry import RetryPolicy
 from imaging_ingestion.http_server import HttpServer
 from imaging_ingestion.manifest import revision
 from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.event_data import SpaceRoots
 from imaging_ingestion.manifest.migrate import migrate
-from imaging_ingestion.manifest.deletion import delete_instances
 from imaging_ingestion.manifest.record import record_batch
 
 DEADLINE = 30.0  # seconds for what happens by itself

@@ -22,7 +22,7 @@ from imaging_ingestion.api.core import CoreHandle
 from imaging_ingestion.api.docs_page import docs_page
 from imaging_ingestion.api.schemas import PROBLEM, describe
 from imaging_ingestion.dicomweb.problem import HttpProblemError, answer_problem, problem
-from imaging_ingestion.manifest.database import is_away
+from imaging_ingestion.manifest.database_error import is_away
 
 __all__ = ["CoreHandle", "create_api"]
 

@@ -42,7 +42,7 @@ from imaging_ingestion.events.http_binding import (
 from imaging_ingestion.events.model import IMAGE_STORED, Event
 from imaging_ingestion.events.routing import routed
 from imaging_ingestion.intake.announced import AnnouncedInstances, NotRecordedError, Seen
-from imaging_ingestion.manifest.database import is_away
+from imaging_ingestion.manifest.database_error import is_away
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,7 @@ from imaging_ingestion.events.attributes import is_json
 from imaging_ingestion.events.model import DICOM_AVAILABLE, IMAGE_STORED, ChangeKind
 from imaging_ingestion.manifest import changes
 from imaging_ingestion.manifest.changes import Change, Page, event_of_published
-from imaging_ingestion.manifest.database import is_away
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.event_data import event_data, event_of
 
 _POLL = 1.0  # seconds between looks for what other processes logged

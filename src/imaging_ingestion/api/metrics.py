@@ -25,7 +25,8 @@ from prometheus_client.registry import Collector
 
 from imaging_ingestion.brokers.carried import CarriedBroker
 from imaging_ingestion.manifest import changes, held, ledger, outbox, revision
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.usage import all_usage
 from imaging_ingestion.workers.colleagues import Colleague
 from imaging_ingestion.workers.figures import Figures

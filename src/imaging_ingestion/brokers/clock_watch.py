@@ -15,7 +15,8 @@ from datetime import timedelta
 import structlog
 
 from imaging_ingestion.manifest.clock import bring_back
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 
 log = structlog.get_logger(__name__)
 

@@ -29,7 +29,8 @@ from imaging_ingestion.events.broker import (
 from imaging_ingestion.events.model import Event
 from imaging_ingestion.manifest import deliveries
 from imaging_ingestion.manifest.changes import Change
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.deliveries import Claim, Outlook, Result
 from imaging_ingestion.manifest.event_data import RootsOf, event_of, with_data
 

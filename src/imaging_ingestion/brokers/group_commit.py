@@ -18,7 +18,8 @@ from typing import Generic, TypeVar
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.record import record_batch
 
 T = TypeVar("T")

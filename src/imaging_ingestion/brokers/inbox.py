@@ -23,7 +23,8 @@ from imaging_ingestion.events.broker import Subscription
 from imaging_ingestion.events.model import Event
 from imaging_ingestion.manifest import changes, deliveries, outbox
 from imaging_ingestion.manifest.changes import Change
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.event_data import event_of
 
 

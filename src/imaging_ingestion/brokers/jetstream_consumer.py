@@ -39,7 +39,8 @@ from imaging_ingestion.events.http_binding import UnknownFormatError
 from imaging_ingestion.events.model import Event
 from imaging_ingestion.events.nats_binding import event_of_message
 from imaging_ingestion.manifest import outbox
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,8 @@ from imaging_ingestion.brokers.carried import CarriedBroker
 from imaging_ingestion.brokers.dispatcher import BrokerSettings, Clock
 from imaging_ingestion.brokers.knative import KnativeCarrier
 from imaging_ingestion.manifest import outbox
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,8 @@ from typing import Protocol
 
 import structlog
 
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.settle_hint import Unsettled, hasten, unsettled
 
 log = structlog.get_logger(__name__)

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import structlog
 
 from imaging_ingestion.manifest import revision
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.revision import Due, Endpoint
 
 log = structlog.get_logger(__name__)

@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from imaging_ingestion.manifest.write_queue import WriteQueue
 from imaging_ingestion.threads import Threads
@@ -49,16 +47,6 @@ _SQLITE_PRAGMAS = (
     "PRAGMA wal_autocheckpoint=4000",
     "PRAGMA temp_store=MEMORY",
 )
-#: PostgreSQL: classes of errors that are not the statement's: connection exception, insufficient
-#: resources, lock not available and the like, operator intervention, system error.
-_AWAY_CLASSES = ("08", "53", "55", "57", "58")
-
-
-class BeginAgainError(Exception):
-    """A write found, with locks in its hands, that it has to take them in another order.
-
-    `Database.write` ends the transaction and runs it anew.
-    """
 
 
 class Database(Protocol):
@@ -178,18 +166,6 @@ def open_database(
     raise ValueError(f"unknown kind of database {backend!r}: sqlite or postgresql expected")
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether an error is the database's own (gone, locked, full), whatever was asked of it."""
-    if isinstance(error, DBAPIError):
-        state = sqlstate(error)
-        return (
-            error.connection_invalidated
-            or isinstance(error, OperationalError | InterfaceError)
-            or (state is not None and state.startswith(_AWAY_CLASSES))
-        )
-    return isinstance(error, OSError | PoolTimeoutError)
-
-
 def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
     engine = sa.create_engine(
         url,
@@ -213,8 +189,3 @@ def _sqlite_engine(url: URL, *, pool_size: int, begin: str) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
-
-
-def sqlstate(error: DBAPIError) -> str | None:
-    """PostgreSQL's code of an error (its Appendix A); None if it has none."""
-    return getattr(error.orig, "sqlstate", None)

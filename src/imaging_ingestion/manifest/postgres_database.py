@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from imaging_ingestion.manifest.database import BeginAgainError, sqlstate
+from imaging_ingestion.manifest.database_error import BeginAgainError, sqlstate
 from imaging_ingestion.manifest.postgres_settings import PostgresSettings
 
 P = ParamSpec("P")

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.stored import StoredInstance, StoreOutcome
 from imaging_ingestion.manifest import changes, held, removal, usage
-from imaging_ingestion.manifest.database import BeginAgainError
+from imaging_ingestion.manifest.database_error import BeginAgainError
 from imaging_ingestion.manifest.known import (
     SERIES_COLUMNS,
     STUDY_COLUMNS,

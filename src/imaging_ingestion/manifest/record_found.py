@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.events.stored import StoredInstance, StoreResult
 from imaging_ingestion.manifest.announcement import mark_announced
-from imaging_ingestion.manifest.database import BeginAgainError
+from imaging_ingestion.manifest.database_error import BeginAgainError
 from imaging_ingestion.manifest.known import lock_studies
 from imaging_ingestion.manifest.record import record_batch
 from imaging_ingestion.manifest.schema import instance, object_removal, study

@@ -17,7 +17,7 @@ from imaging_ingestion.api.arrivals import EventsEndpoint
 from imaging_ingestion.api.landing import landing_page
 from imaging_ingestion.api.metrics import Metrics
 from imaging_ingestion.dicomweb.app import create_dicomweb
-from imaging_ingestion.manifest.database import is_away
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.site.arrivals import arrivals_of
 from imaging_ingestion.site.core import RunningCore
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from imaging_ingestion.manifest.database import Database, is_away, open_database
+from imaging_ingestion.manifest.database import Database, open_database
+from imaging_ingestion.manifest.database_error import is_away
 
 
 async def error_of(

@@ -19,7 +19,8 @@ from sqlalchemy.engine import Connection
 
 from imaging_ingestion.brokers.group_commit import GroupCommit, NotAcceptedError
 from imaging_ingestion.events.stored import StoreResult
-from imaging_ingestion.manifest.database import is_away, open_database
+from imaging_ingestion.manifest.database import open_database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.postgres_settings import PostgresSettings, TlsMode
 from imaging_ingestion.manifest.record import record_batch
 from imaging_ingestion.manifest.schema import change, instance

@@ -22,7 +22,8 @@ from imaging_ingestion.dimse.negotiation import AcceptedContext
 from imaging_ingestion.events.broker import Delivered, RefusedError, TryAgainError
 from imaging_ingestion.events.model import Event
 from imaging_ingestion.manifest.changes import Change
-from imaging_ingestion.manifest.database import Database, is_away
+from imaging_ingestion.manifest.database import Database
+from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.deliveries import DEAD, DELIVERED
 from imaging_ingestion.manifest.retrieve import Instance
 from imaging_ingestion.manifest.spooled import Settled, Waiting, settle, waiting

@@ -37,7 +37,6 @@ from imaging_ingestion.manifest import changes
 from imaging_ingestion.manifest.database import open_database
 from imaging_ingestion.manifest.migrate import migrate
 
-LITERALS = {"literal_binds": True}
 DEADLINE = 120.0  # seconds; a delivery in hand when its process died waits for its lease
 ROOT = "1.2.826.0.1.3680043.8.498.55"
 
@@ -351,11 +350,11 @@ async def test_a_replica_that_freezes_within_a_transaction_is_ended_by_the_serve
         return str(connection.exec_driver_sql(f"SHOW {name}").scalar_one())
 
     try:
-        assert await database.read(setting) == "30s"
+        assert await database.read(setting) == "15s"
         # A connection as ours, but less patient, as the test is.
         await frozen.execute("SET idle_in_transaction_session_timeout = '300ms'")
         await frozen.execute("BEGIN")
-        await frozen.execute(str(changes._LOG_LOCK.compile(compile_kwargs=LITERALS)))
+        await frozen.execute(f"SELECT pg_advisory_xact_lock({changes._LOG_LOCK})")
         await asyncio.wait_for(database.write(changes.append, [row]), 30)
         assert len((await database.read(changes.since, 0, 10)).entries) == 1
         assert frozen.is_closed()

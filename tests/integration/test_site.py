@@ -49,6 +49,13 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
+def object_at(url: str) -> bytes:
+    """An instance as it is stored."""
+    accept = {"Accept": "application/dicom; transfer-syntax=*"}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=accept), timeout=30) as answer:
+        return bytes(answer.read())
+
+
 def status_of(url: str) -> int:
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -220,10 +227,13 @@ data: {{LOCAL_STORAGE_PATH: under/here}}
         assert len(get(f"{platform.dicomweb}/studies")) == 1  # the first space is the default one
         replaced = store(f"{platform.url}/spaces/clinical/dicom-web/studies", other)
         assert "00081198" not in replaced
+        stored = f"{platform.url}/spaces/clinical/dicom-web/studies/1.2.3/series/1.2.3.4"
+        assert object_at(f"{stored}/instances/1.2.3.4.5") == other
         kept = store(f"{platform.url}/spaces/research/dicom-web/studies", other)
         assert kept["00081198"]["Value"][0]["00081197"]["Value"] == [0x0111]
         assert status_of(f"{platform.url}/stow-rs/studies") == 404  # only where there is one space
-    assert [p.read_bytes() for p in absolute.rglob("*.dcm")] == [other]
+    # What was replaced stays for a moment, for those who are reading it.
+    assert {p.read_bytes() for p in absolute.rglob("*.dcm")} == {content, other}
     assert [p.read_bytes() for p in (tmp_path / "data/under/here").rglob("*.dcm")] == [content]
 
 

@@ -122,7 +122,8 @@ async def test_a_stored_image_is_told_with_its_elements_and_its_place(
             "7FE00010": {"vr": "OW", "BulkDataURI": "@7FE00010"},
         }
     )
-    await record(database, stored("7", metadata=metadata))
+    image = stored("7", metadata=metadata)
+    await record(database, image)
     (entry,) = await entries(database)
     event = await whole(database, entry, IMAGE_STORED)
     root = "http://127.0.0.1/spaces/default/dicom-web"
@@ -143,7 +144,7 @@ async def test_a_stored_image_is_told_with_its_elements_and_its_place(
         "store": {
             "provider": "provider",
             "bucketName": "default",
-            "objectName": "1/1.1/7-a-",
+            "objectName": image.object_name,
             "wadoInternalEndpoint": root,
             "wadoExternalEndpoint": "https://images.example/default",
         },

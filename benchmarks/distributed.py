@@ -23,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+
 from corpus import ct_template
 from dicomweb import store_many
 from postgres_server import new_database, postgres_server
@@ -33,6 +35,8 @@ from nats_servers import nats_server
 from object_stores import SwiftStore, running
 from site_documents import config_map, core, secret, service
 
+#: Whose the processes are that have these names; others that run below us are the site.
+KINDS = {"postgres": "PostgreSQL", "nats-server": "NATS", "rclone": "store", "weed": "store"}
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testing"}
 BUCKET = "images"
 
@@ -141,6 +145,30 @@ def measure(server: Server, count: int, connections: int, per_request: int, stud
     return count / seconds
 
 
+def cpu_by_name() -> dict[str, float]:
+    """Seconds of processor time so far of this process and of each kind of process below it."""
+    spent: dict[str, float] = {}
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True), *postgres_processes()]:
+        try:
+            times, name = process.cpu_times(), process.name()
+        except psutil.NoSuchProcess:
+            continue
+        kind = "client" if process == own else KINDS.get(name, "our site")
+        spent[kind] = spent.get(kind, 0.0) + times.user + times.system
+    return spent
+
+
+def postgres_processes() -> list[psutil.Process]:
+    """Those of the server: it may run as another user, below no process of ours."""
+    own = {process.pid for process in psutil.Process().children(recursive=True)}
+    return [
+        process
+        for process in psutil.process_iter(["name"])
+        if process.info["name"] == "postgres" and process.pid not in own
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=600)
@@ -175,13 +203,23 @@ def main() -> None:
             site = ("-f", str(place / "site.yaml"))
             servers[name] = stack.enter_context(ours(place, *site, dimse=False))
         best = dict.fromkeys(servers, 0.0)
+        costs: dict[str, dict[str, float]] = {}
         for turn in range(asked.turns):
             for name, server in servers.items():
+                before = cpu_by_name()
                 rate = measure(server, asked.count, asked.connections, asked.per_request, turn + 1)
-                best[name] = max(best[name], rate)
+                if rate > best[name]:
+                    after = cpu_by_name()
+                    best[name] = rate
+                    costs[name] = {
+                        kind: (spent - before.get(kind, 0.0)) / asked.count * 1000
+                        for kind, spent in after.items()
+                    }
                 print(f"turn {turn + 1}: {name}: {rate:.0f}/s", flush=True)
         for name, rate in best.items():
             print(f"{name:40} {rate:6.0f}/s  {rate / best['embedded']:.2f}")
+            parts = [f"{kind} {cost:.2f}" for kind, cost in costs[name].items() if cost > 0.05]
+            print(f"{'':40} CPU ms/instance: {', '.join(parts)}")
 
 
 if __name__ == "__main__":

@@ -151,9 +151,7 @@ def images_stored(
     return {
         row.sop_instance_uid: msgspec.json.encode(
             ImageStored(
-                image=Image(
-                    row.transfer_syntax_uid, elements_of(unpack(row.json_zstd).decode(), ())
-                ),
+                image=Image(row.transfer_syntax_uid, elements_of(unpack(row.json_zstd), ())),
                 store=Store(
                     provider=row.provider,
                     bucket_name=space,

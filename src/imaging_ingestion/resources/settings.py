@@ -411,4 +411,10 @@ SETTINGS: tuple[Setting, ...] = (
         "Where Knative wants CloudEvents sent: in the environment, if `broker.sink` is not given; "
         "for the built-in site it says that Knative is the broker.",
     ),
+    Setting(
+        "K_CE_OVERRIDES",
+        _CORE,
+        "In the environment: extensions that every event gets, as a SinkBinding sets it.",
+    ),
+    Setting("K_CA_CERTS", _CORE, "In the environment: certificates in PEM to trust at the sink."),
 )

@@ -66,12 +66,17 @@ class Source:
         return await self.site.database.read(ledger.page, limit=5000)
 
     async def delivery(self, state: str, attempts: int = 1) -> LedgerEntry:
-        """The one delivery there is, as soon as it is in that state after so many tries."""
+        """The one delivery there is, as soon as it is in that state after so many tries.
+
+        A try counts from its beginning, but is over when there is an answer.
+        """
         found: list[LedgerEntry] = []
 
         async def reached() -> bool:
             found[:] = await self.deliveries()
-            return len(found) == 1 and found[0].state == state and found[0].attempts >= attempts
+            if len(found) != 1 or found[0].answer is None:
+                return False
+            return found[0].state == state and found[0].attempts >= attempts
 
         try:
             await until(reached, f"the delivery is {state} after {attempts} tries")

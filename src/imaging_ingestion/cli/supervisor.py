@@ -145,7 +145,8 @@ class Supervisor:
                 self._drain()
             else:
                 self._hear(key.data)
-        self._bury()
+        while self._bury():  # telling of one death takes its time; others die meanwhile
+            pass
         while self._told:
             self._told -= 1
             self._stop(0)
@@ -228,13 +229,17 @@ class Supervisor:
         if not self._is_stopping and all(one.is_ready for one in self._begun):
             self._next_stage()
 
-    def _bury(self) -> None:
+    def _bury(self) -> bool:
+        """See to those that have ended; whether there were any."""
+        ended = False
         for child in self._begun:
             if child.pid is None:
                 continue
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid:
+                ended = True
                 self._ended(child, os.waitstatus_to_exitcode(status))
+        return ended
 
     def _ended(self, child: _Child, code: int) -> None:
         os.close(child.kept_open)

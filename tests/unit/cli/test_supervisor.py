@@ -141,6 +141,33 @@ def test_one_that_dies_in_the_moment_when_it_is_ready_is_replaced(tmp_path: Path
     assert process.wait(30) == 0
 
 
+def test_one_that_died_before_the_stop_has_not_stopped_badly(tmp_path: Path) -> None:
+    process = start(
+        tmp_path,
+        """
+        def work(line):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            line.ready(str(os.getpid()))
+            return wait(line)
+        pids = []
+        def slow(code):
+            "While it tells of one death, another one dies, and it is told to stop."
+            os.kill(pids[0], signal.SIGKILL)
+            os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)
+            os.kill(os.getpid(), signal.SIGTERM)
+        def ready():
+            os.kill(pids[1], signal.SIGKILL)
+        learn = lambda text: pids.append(int(text))
+        stages = [[Job("one", work, on_ready=learn)],
+                  [Job("two", work, on_ready=learn, on_death=slow)]]
+        sys.exit(Supervisor(stages, on_ready=ready).run())
+        """,
+    )
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "stopped_badly" not in errors
+
+
 def test_one_that_dies_again_and_again_ends_all_with_a_message(tmp_path: Path) -> None:
     process = start(
         tmp_path,

@@ -144,6 +144,29 @@ async def test_another_patient_in_a_study_waits_and_is_discarded(
     )
 
 
+@pytest.mark.parametrize("protocol", ["STOW-RS", "C-STORE"])
+async def test_whoever_sends_is_told_what_is_kept_aside(
+    platform: Platform, made: Callable[..., bytes], tmp_path: Path, protocol: str
+) -> None:
+    to = platform.url if protocol == "STOW-RS" else f"INGESTION@127.0.0.1:{platform.dimse_port}"
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(made(1))
+    line = [sys.executable, "-m", "imaging_ingestion.cli.main", "send", str(folder), "--to", to]
+
+    async def send() -> str:
+        done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True)
+        assert done.returncode == 0, done
+        return str(done.stdout)
+
+    assert "1 stored, 0 already there, 0 failed" in await send()
+    (folder / "1.dcm").write_bytes(made(1, InstanceNumber="77"))
+    (folder / "2.dcm").write_bytes(made(2))
+    said = await send()
+    assert "1 stored, 0 already there, 0 failed, 1 kept aside" in said
+    assert f"kept aside: {folder / '1.dcm'}: " in said
+
+
 def _bytes(url: str) -> bytes:
     import urllib.request
 

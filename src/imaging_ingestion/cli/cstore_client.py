@@ -25,6 +25,7 @@ from imaging_ingestion.cli.dimse.peer import DimseOptions, Peer
 from imaging_ingestion.cli.dimse.session import silence
 from imaging_ingestion.cli.store_result import Sent, State
 from imaging_ingestion.cli.stow_client import WAITS, Report, UnreachableError
+from imaging_ingestion.dicom import failure_reason
 from imaging_ingestion.dicom.dictionary import transfer_syntax_name
 from imaging_ingestion.dicom.transcode import TranscodeError
 from imaging_ingestion.dimse import status
@@ -167,7 +168,8 @@ class CStoreClient:
             case StatusKind.SUCCESS:
                 return Sent(file, State.STORED)
             case StatusKind.WARNING:
-                return Sent(file, State.STORED, told)
+                held = response.status == failure_reason.KEPT_ASIDE
+                return Sent(file, State.KEPT_ASIDE if held else State.STORED, told)
         if response.status >> 8 == 0xA7 or response.status == status.PROCESSING_FAILURE:
             raise _TryAgainError(told)
         return Sent(file, State.FAILED, told)

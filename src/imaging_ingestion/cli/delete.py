@@ -17,14 +17,24 @@ def delete(
     *,
     series: str | None,
     instance: str | None,
-    space: str,
+    space: str | None,
     core: str | None,
     is_sure: bool,
     as_json: bool,
 ) -> None:
-    """Delete, after asking, and print how many instances went."""
+    """Delete, after asking, and print how many instances went.
+
+    `space` None is the first one of the site.
+    """
     if instance is not None and series is None:
         _fail("--instance: --series was expected beside it", 2)
+    try:
+        api = Api(url)
+        space = space or api.get("spaces", {"core": core})["spaces"][0]
+    except ValueError as error:
+        _fail(f"--url {error}", 2)
+    except ApiError as error:
+        _fail(error, 1)
     what = f"study {study}"
     path = f"studies/{quote(space, safe='')}/{quote(study, safe='')}"
     if series is not None:
@@ -34,9 +44,7 @@ def delete(
     if not (is_sure or _confirmed(f"Delete {what} from space {space}?")):
         _fail("Nothing was deleted: say --yes to delete without being asked.", 2)
     try:
-        answer = Api(url).delete(path, {"core": core})
-    except ValueError as error:
-        _fail(f"--url {error}", 2)
+        answer = api.delete(path, {"core": core})
     except ApiError as error:
         _fail(error, 1)
     if as_json:

@@ -55,6 +55,13 @@ class Summary:
         return sum(one.state is State.ALREADY_THERE for one in self.sent)
 
     @property
+    def kept_aside(self) -> list[tuple[Path, str]]:
+        """The files that it has stored and does not show, each with the reason."""
+        return [
+            (one.file.path, one.reason or "") for one in self.sent if one.state is State.KEPT_ASIDE
+        ]
+
+    @property
     def failed(self) -> list[tuple[Path, str]]:
         """The files that should be there and are not, each with the reason."""
         refused = [
@@ -83,6 +90,7 @@ class Summary:
         return {
             "stored": self.stored,
             "already_there": self.already_there,
+            "kept_aside": len(self.kept_aside),
             "failed": len(self.failed),
             "not_dicom": len(self.not_dicom),
             "not_tried": len(self.not_tried),
@@ -203,7 +211,11 @@ async def _send_greeted(client: Client, shown: Console, summary: Summary) -> Non
 
 def show(summary: Summary, shown: Console) -> None:
     """The summary for people: what was not stored and why, and how many of each."""
-    for what, rows in (("failed", summary.failed), ("not DICOM", summary.not_dicom)):
+    for what, rows in (
+        ("failed", summary.failed),
+        ("kept aside", summary.kept_aside),
+        ("not DICOM", summary.not_dicom),
+    ):
         for path, reason in rows[:_REASONS_SHOWN]:
             shown.print(f"{what}: {plain(path)}: {plain(reason)}", soft_wrap=True)
         if len(rows) > _REASONS_SHOWN:
@@ -213,6 +225,8 @@ def show(summary: Summary, shown: Console) -> None:
         f"{summary.already_there} already there",
         f"{len(summary.failed)} failed",
     ]
+    if summary.kept_aside:
+        counts.append(f"{len(summary.kept_aside)} kept aside")
     if summary.not_dicom:
         counts.append(f"{len(summary.not_dicom)} not DICOM")
     if summary.interrupted:

@@ -71,7 +71,9 @@ def delete(
     instance: Annotated[
         str | None, typer.Option(help="Only this SOP Instance UID; with --series.")
     ] = None,
-    space: Annotated[str, typer.Option(help="The storage space.")] = "default",
+    space: Annotated[
+        str | None, typer.Option(help="The storage space; the site's first if left out.")
+    ] = None,
     url: Url = "http://127.0.0.1:8080",
     core: Core = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -17,6 +17,8 @@ _OTHER_FAILURES_SEQUENCE = "0008119A"
 _SEQUENCES = (_REFERENCED_SOP_SEQUENCE, _FAILED_SOP_SEQUENCE, _OTHER_FAILURES_SEQUENCE)
 #: Characters of an answer that are shown.
 _QUOTED = 500
+#: What is said of an instance that contradicts what the server has.
+KEPT_ASIDE = "it contradicts what is there; `quarantine list` shows it"
 
 
 class State(StrEnum):
@@ -24,6 +26,7 @@ class State(StrEnum):
 
     STORED = "stored"
     ALREADY_THERE = "already there"
+    KEPT_ASIDE = "kept aside"  # stored, and not shown until somebody decides
     FAILED = "failed"
 
 
@@ -116,6 +119,8 @@ def _sent(file: DicomFile, item: Mapping[str, Any], *, failed: bool) -> Sent:
         where = f" (failure reason {code:04X}H)" if isinstance(code, int) else ""
         return Sent(file, State.FAILED, f"{reason}{where}")
     remarks = "; ".join(map(str, _values(item, "00091004"))) or None
+    if _value(item, "00091001") == "QUARANTINED":
+        return Sent(file, State.KEPT_ASIDE, remarks or KEPT_ASIDE)
     unchanged = _value(item, "00091001") == "UNCHANGED"
     return Sent(file, State.ALREADY_THERE if unchanged else State.STORED, remarks)
 

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 import structlog
 
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.manifest.clock import bring_back
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.database_error import is_away
 
 log = structlog.get_logger(__name__)
 
@@ -79,21 +79,15 @@ class ClockWatch:
             self._ahead = ahead
             if longest is not None and await self._bring_back(longest):
                 longest = None
-            try:
-                async with asyncio.timeout(self._poll):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+            await pause(self._stopping, self._poll)
 
     async def _bring_back(self, longest: int) -> bool:
         """Whether it was done; if the database is away, it is still to do."""
         now = self._clock() // 1000
         try:
             rows = await self._database.write(bring_back, now, self._delay, longest)
-        except Exception as error:
-            if not is_away(error):
-                raise
-            log.warning("clock.waits", error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - logged, and tried again
+            log.error("clock.waits", error=type(error).__name__)  # noqa: TRY400
             return False
         if rows:
             log.warning("clock.due_times_brought_back", rows=rows)

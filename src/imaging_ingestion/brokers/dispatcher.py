@@ -20,6 +20,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.engine import Connection
 
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.events.broker import (
     Handler,
     RefusedError,
@@ -307,11 +308,7 @@ class Dispatcher:
 
     async def _sleep(self, seconds: float) -> None:
         """Until a commit, a free place, the next due time, or the next look at the others' work."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await pause(self._wake, seconds)
 
     def _wants(self, entry: Change) -> bool:
         return self._subscription.wants(self._event(entry))

@@ -33,6 +33,7 @@ from imaging_ingestion.brokers.jetstream_carrier import (
     message_size,
 )
 from imaging_ingestion.brokers.jetstream_link import JetStreamLink, NotConnectedError
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.events.attributes import MalformedEventError
 from imaging_ingestion.events.broker import Subscription
 from imaging_ingestion.events.http_binding import UnknownFormatError
@@ -269,13 +270,10 @@ class JetStreamConsumer:
 
     async def _sleep(self, seconds: float) -> bool:
         """Until something happens; False if nothing did."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        self._wake.clear()
-        return True
+        woken = await pause(self._wake, seconds)
+        if woken:
+            self._wake.clear()
+        return woken
 
     def _log_failure(self, what: str, error: Exception) -> None:
         """Where an error came from, without its text: that may hold a patient's data."""

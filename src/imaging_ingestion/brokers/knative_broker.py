@@ -16,9 +16,9 @@ import structlog
 from imaging_ingestion.brokers.carried import CarriedBroker
 from imaging_ingestion.brokers.dispatcher import BrokerSettings, Clock
 from imaging_ingestion.brokers.knative import KnativeCarrier
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.manifest import outbox
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.database_error import is_away
 
 log = structlog.get_logger(__name__)
 
@@ -68,12 +68,6 @@ class KnativeBroker(CarriedBroker):
                 if carried is not None:
                     await self.inbox.reach(carried)
                 carried = await self._database.read(outbox.position)
-            except Exception as error:
-                if not is_away(error):
-                    raise
-                log.warning("knative.waits", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(self._round_trip):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+            except Exception as error:  # noqa: BLE001 - logged, and tried again
+                log.error("knative.waits", error=type(error).__name__)  # noqa: TRY400
+            await pause(self._stopping, self._round_trip)

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 import structlog
 
 from imaging_ingestion.brokers.dispatcher import BrokerSettings, Clock
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.events.model import Event
 from imaging_ingestion.manifest import outbox
 from imaging_ingestion.manifest.database import Database
@@ -163,7 +164,7 @@ class Outbox:
             if not await self._turn():
                 # A new entry is a reason to look, but none to press a carrier that is away.
                 waits_for = self._again if self._failures else self._news
-                await _wait(waits_for, self._pause())
+                await pause(waits_for, self._pause())
         await self._release()
 
     async def _turn(self) -> bool:
@@ -325,11 +326,3 @@ class Outbox:
 
 def _key(event: Event) -> tuple[str, str]:
     return event.source, event.id
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

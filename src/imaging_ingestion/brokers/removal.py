@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.events.retry import RetryPolicy
 from imaging_ingestion.manifest import removal
 from imaging_ingestion.manifest.database import Database
@@ -125,8 +126,4 @@ class Removing:
                     wait = min(POLL, (due - self._now()) / 1_000_000)
             except Exception as error:  # noqa: BLE001 - logged; what is due stays due
                 log.error("removal.waits", error=type(error).__name__)  # noqa: TRY400
-            try:
-                async with asyncio.timeout(wait):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+            await pause(self._stopping, wait)

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.manifest import retention
 from imaging_ingestion.manifest.database import Database
 from imaging_ingestion.manifest.retention import Key, Rules
@@ -101,8 +102,4 @@ class Retention:
                 await self.expire()
             except Exception as error:  # noqa: BLE001 - logged; what is to go, goes later
                 log.error("retention.waits", error=type(error).__name__)  # noqa: TRY400
-            try:
-                async with asyncio.timeout(POLL):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+            await pause(self._stopping, POLL)

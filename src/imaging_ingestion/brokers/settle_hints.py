@@ -23,7 +23,6 @@ from typing import Protocol
 import structlog
 
 from imaging_ingestion.manifest.database import Database
-from imaging_ingestion.manifest.database_error import is_away
 from imaging_ingestion.manifest.settle_hint import Unsettled, hasten, unsettled
 
 log = structlog.get_logger(__name__)
@@ -138,10 +137,10 @@ class SettleHints:
     async def _follow(self, space: str, study: str, hint: _Hint) -> None:
         try:
             await self._hasten(space, study, hint)
-        except Exception as error:
-            if not is_away(error):
-                raise
-            log.warning("revision.hint_lost", space=space, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - logged; the quiet time decides
+            log.error(  # noqa: TRY400 - the text may hold a patient's data
+                "revision.hint_lost", space=space, error=type(error).__name__
+            )
 
     async def _hasten(self, space: str, study: str, hint: _Hint) -> None:
         now = self._clock() // 1000

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.manifest import revision
 from imaging_ingestion.manifest.database import Database
 from imaging_ingestion.manifest.database_error import is_away
@@ -106,8 +107,4 @@ class Settling:
                     wait = min(POLL, (due - now) / 1_000_000)
             except Exception as error:  # noqa: BLE001 - logged; the database comes back
                 log.error("revision.waits", error=type(error).__name__)  # noqa: TRY400
-            try:
-                async with asyncio.timeout(wait):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
+            await pause(self._woken, wait)

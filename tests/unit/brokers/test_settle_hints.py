@@ -182,6 +182,21 @@ async def test_a_study_that_has_changed_since_it_was_counted_is_not_hastened(
     assert await due_times(database) == {"1": 300}
 
 
+async def test_an_error_that_nobody_expected_costs_one_hint_only(database: Database) -> None:
+    clock, broken, archive = ManualClock(), Archive(ArithmeticError("?")), Archive(1)
+    await record(database, stored("1"), stored("2", study="2"), now=clock.now, delay=DELAY)
+    with capture_logs() as logs:
+        async with hints_on(database, clock) as running:
+            running.hints.stored("default", ["1"], broken)
+            await until(lambda: broken.asked == ["1"])
+            running.hints.stored("default", ["2"], archive)
+            await until(lambda: running.hastened == 1)
+    assert await due_times(database) == {"1": clock.now + DELAY, "2": clock.now}
+    assert [one["error"] for one in logs if one["event"] == "revision.hint_lost"] == [
+        "ArithmeticError"
+    ]
+
+
 async def test_many_notes_of_a_study_that_is_arriving_ask_its_source_once(
     database: Database,
 ) -> None:

@@ -30,6 +30,7 @@ from imaging_ingestion.association.services.commitment_report import (
     report_of,
 )
 from imaging_ingestion.association.services.destination import Connect, Destinations
+from imaging_ingestion.brokers.pause import pause
 from imaging_ingestion.dicom.dataset_write import write_data_set
 from imaging_ingestion.dimse.command import NEventReportRequest
 from imaging_ingestion.dimse.negotiation import AcceptedContext
@@ -189,11 +190,7 @@ class CommitmentReporter:
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await pause(self._wake, seconds)
 
     async def _finish(self) -> None:
         if not self._in_hand:

